@@ -1,0 +1,62 @@
+# Two commands matter: `make demo` and `make test`. Both install what they need first.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Outside the checkout, so that clones share compiled dependencies.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cocoon/target
+export COCOON_MODELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cocoon/models
+MODEL := $(COCOON_MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# Debian's RocksDB, when it is there, saves 25 CPU-minutes of C++; else the crate builds its own.
+ROCKSDB_SO := $(firstword $(wildcard /usr/lib/*/librocksdb.so))
+ifneq ($(ROCKSDB_SO),)
+export ROCKSDB_LIB_DIR ?= $(patsubst %/,%,$(dir $(ROCKSDB_SO)))
+export ROCKSDB_INCLUDE_DIR ?= /usr/include
+endif
+
+COCOON = $(CARGO_TARGET_DIR)/debug/cocoon
+DEV_FEATURES = --features simulated-evidence,failpoints
+
+.PHONY: help setup model contracts build demo test production lint clean-data
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## Debian packages that the build needs
+	@scripts/setup.sh
+
+model: ## the model file, by pip, digest checked
+	@scripts/fetch-model.sh
+
+demo: setup model ## the whole network on this machine: a prompt, its payment, its settlement (KEEP=1 leaves it running)
+	@$(MAKE) --no-print-directory build
+	@$(COCOON) demo --model "$(MODEL)" $(if $(KEEP),--keep)
+
+build: ## the binary with simulated evidence compiled in
+	@echo "==> building cocoon (the first time takes several minutes on two cores)"
+	cargo build --locked -p cocoon --features simulated-evidence
+
+test: setup model ## every test, in one run
+	@$(MAKE) --no-print-directory contracts production test-all
+
+# Compiled contracts are committed; with npm at hand they are compiled again and compared.
+contracts:
+	@if command -v npm >/dev/null; then \
+	  echo "==> fetching the Tolk compiler"; \
+	  npm ci --prefix settlement/contracts --no-audit --no-fund --loglevel=error; \
+	else echo "==> npm not found: the committed contracts are used as they are"; fi
+
+production: ## a build without the simulator, and the proof that it holds no trace of it
+	@scripts/production-build.sh
+
+.PHONY: test-all
+test-all:
+	@echo "==> all tests"
+	cargo build --locked -p cocoon $(DEV_FEATURES)
+	COCOON_REQUIRE_MODEL=1 COCOON_BIN="$(COCOON)" \
+	  cargo nextest run --locked --workspace $(DEV_FEATURES_ALL) --no-fail-fast
+
+lint: ## formatting, clippy, licences
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets $(DEV_FEATURES_ALL) -- -D warnings
+	@command -v cargo-deny >/dev/null && cargo deny check || echo "cargo-deny is not installed: licences not checked (cargo install cargo-deny)"
