@@ -4,4 +4,6 @@
 //! swarm's command channel) and nothing else: an `if` about the protocol in here is in the wrong
 //! room. See `ARCHITECTURE.md` for the rules that keep actix's measured traps out.
 
+pub mod gateway_port;
+pub mod metrics;
 pub mod port;

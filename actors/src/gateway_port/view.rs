@@ -1,0 +1,182 @@
+//! What a node shows of itself: status, health, receipts. For people and scripts, so everything is
+//! text or a number with its unit in the name.
+
+use cocoon_protocol::ids::{Digest, JobId};
+use serde::{Deserialize, Serialize};
+
+use super::GatewayError;
+
+/// A node as `cocoon status` prints it and `/status.json` serves it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// This node's peer id.
+    pub peer: String,
+    /// `worker`, `client` or `bootstrap`.
+    pub role: String,
+    /// Network id, for example `devnet`.
+    pub network: String,
+    /// Version of the binary.
+    pub version: String,
+    /// Where evidence comes from: `intel` or `simulated`. Said wherever evidence is shown.
+    pub trust: String,
+    /// Multiaddrs others can dial, with `/p2p/`.
+    pub listen: Vec<String>,
+    /// Seconds since the process started.
+    pub uptime_s: u64,
+    /// Peers connected now.
+    pub connected_peers: u32,
+    /// Workers seen, whatever their standing.
+    pub workers: Vec<WorkerStatus>,
+    /// Jobs running now.
+    pub running_jobs: u32,
+    /// Ended jobs by terminal outcome (`Outcome::label`), since the process started.
+    pub ended_jobs: std::collections::BTreeMap<String, u64>,
+    /// Account that pays (client) or is paid (worker), if the role has one.
+    pub wallet: Option<String>,
+    /// Its balance when last read from the chain, nanoTON.
+    pub wallet_balance_nanoton: Option<u64>,
+    /// Payment channels, newest first.
+    pub channels: Vec<ChannelStatus>,
+    /// A worker's settlement; absent for the other roles.
+    pub settlement: Option<SettlementStatus>,
+}
+
+/// What a node thinks of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerStanding {
+    /// Seen, evidence not asked for yet.
+    #[default]
+    Unverified,
+    /// Evidence is on its way.
+    Fetching,
+    /// Evidence verified.
+    Verified,
+    /// Evidence refused; see `reason`.
+    Rejected,
+}
+
+impl std::fmt::Display for WorkerStanding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unverified => "unverified",
+            Self::Fetching => "fetching",
+            Self::Verified => "verified",
+            Self::Rejected => "rejected",
+        })
+    }
+}
+
+/// One worker as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Peer id.
+    pub peer: String,
+    /// Ids of the models it serves.
+    pub models: Vec<String>,
+    /// Price of a prompt token of its first model, nanoTON.
+    pub price_input_nanoton: u64,
+    /// Price of a generated token of its first model, nanoTON.
+    pub price_output_nanoton: u64,
+    /// Jobs it takes at once.
+    pub slots: u16,
+    /// Standing of its evidence.
+    pub standing: WorkerStanding,
+    /// Until when the evidence counts, milliseconds since 1970.
+    pub verified_until_unix_ms: Option<u64>,
+    /// Factors that passed, and all of them, of the last verdict.
+    pub factors: Option<(u32, u32)>,
+    /// Why the evidence was refused.
+    pub reason: Option<String>,
+    /// Last measured round trip, milliseconds.
+    pub round_trip_ms: Option<f64>,
+    /// Consecutive failures seen by this node.
+    pub failures: u32,
+}
+
+/// One payment channel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Contract address.
+    pub address: String,
+    /// Peer id of the other end, if known.
+    pub peer: Option<String>,
+    /// Put in on chain, nanoTON.
+    pub deposit_nanoton: u64,
+    /// Signed in vouchers so far, nanoTON (cumulative).
+    pub signed_nanoton: u64,
+    /// Claimed on chain so far, nanoTON (cumulative).
+    pub claimed_nanoton: u64,
+}
+
+/// Where a worker's settlement stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SettlementStatus {
+    /// Ledger contract.
+    pub ledger: String,
+    /// Newest batch confirmed on chain.
+    pub confirmed_batch: u32,
+    /// Receipts that no confirmed batch holds yet.
+    pub pending_receipts: u64,
+    /// Earned in receipts, nanoTON.
+    pub earned_nanoton: u64,
+    /// Claimed on chain, nanoTON.
+    pub settled_nanoton: u64,
+}
+
+/// How a receipt is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiptKey {
+    /// By the job it closes.
+    Job(JobId),
+    /// By its leaf hash.
+    Leaf(Digest),
+}
+
+/// Value of [`ReceiptDocument::format`].
+pub const RECEIPT_FORMAT: &str = "cocoon-receipt/1";
+
+/// A receipt with all that is needed to check it offline. Served by `GET /v1/receipts/{id}`, read
+/// by `cocoon verify`. Only `signed_receipt` and `evidence` are believed; the rest is labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiptDocument {
+    /// [`RECEIPT_FORMAT`].
+    pub format: String,
+    /// Leaf hash, hexadecimal.
+    pub id: String,
+    /// Job, hexadecimal.
+    pub job: String,
+    /// Network id.
+    pub network: String,
+    /// The encoded `SignedReceipt`, base64 (standard alphabet, padded).
+    pub signed_receipt: String,
+    /// The encoded `EvidenceBundle` the session was bound to, base64; absent if it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+}
+
+/// What a person with the admin token may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminCommand {
+    /// Close the open settlement batch and submit it now.
+    Settle,
+    /// Take no new jobs, finish the running ones, exit.
+    Shutdown,
+}
+
+/// What HTTP needs of any node, whatever its role.
+#[async_trait::async_trait]
+pub trait NodeView: Send + Sync + 'static {
+    /// Answers when the actors answer; an error says why jobs would not work.
+    async fn health(&self) -> Result<(), GatewayError>;
+
+    /// The whole picture.
+    async fn status(&self) -> Result<NodeStatus, GatewayError>;
+
+    /// A stored receipt, or `None`.
+    async fn receipt(&self, key: ReceiptKey) -> Result<Option<ReceiptDocument>, GatewayError>;
+
+    /// Carries out an admin command; returns when it is accepted, not when it is done.
+    async fn admin(&self, command: AdminCommand) -> Result<(), GatewayError>;
+}
