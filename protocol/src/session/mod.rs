@@ -41,7 +41,7 @@
 //! }
 //! ```
 //! A channel cannot be copied:
-//! ```compile_fail,E0599
+//! ```compile_fail,E0277
 //! # use cocoon_protocol::session::Channel;
 //! fn copy(channel: &Channel) -> Channel {
 //!     Channel::clone(channel)
