@@ -1,0 +1,86 @@
+//! How a node talks to a chain, whichever it is.
+//!
+//! [`Chain`] is the whole of it: read the head, a block, an account, its transactions; run a get method; send an
+//! external message. [`DevnetClient`] is the chain behind `cocoon devnet`, [`LocalChain`] the same devnet inside this
+//! process, for tests and simulations.
+
+mod client;
+mod error;
+mod local;
+mod types;
+pub mod wire;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cocoon_protocol::{Digest, TonAddress};
+
+pub use client::DevnetClient;
+pub use error::ChainError;
+pub use local::LocalChain;
+pub use types::{
+    AccountState, AccountStatus, BlockRef, MethodResult, StackItem, Supply, TransactionSummary, Transfer,
+};
+
+/// Pause between two looks at an account while waiting for its transaction. A fraction of a block.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A TON chain, or one that behaves like it.
+#[async_trait]
+pub trait Chain: Send + Sync {
+    /// The network's own number (ConfigParam 19). It is part of every voucher's and every commit's signed bytes.
+    async fn global_id(&self) -> Result<i32, ChainError>;
+
+    /// The newest block.
+    async fn head(&self) -> Result<BlockRef, ChainError>;
+
+    /// The block with this number, or [`ChainError::NoSuchBlock`].
+    async fn block(&self, seqno: u32) -> Result<BlockRef, ChainError>;
+
+    /// An account after the newest block; `None` where nothing ever arrived.
+    async fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError>;
+
+    /// Hands an external message to the network and returns its hash, which the transaction will name as its
+    /// `in_message`. Success means "accepted for a block", not "done". The same message sent again while it waits
+    /// is one message.
+    async fn send_external(&self, boc: &[u8]) -> Result<Digest, ChainError>;
+
+    /// Runs a get method on the newest state.
+    async fn get_method(&self, address: TonAddress, method: &str, args: &[StackItem]) -> Result<MethodResult, ChainError>;
+
+    /// Transactions of an account with a logical time above `after_lt`, oldest first, at most `limit` of them.
+    async fn transactions(&self, address: TonAddress, after_lt: u64, limit: u16)
+    -> Result<Vec<TransactionSummary>, ChainError>;
+}
+
+/// Waits for the transaction that `message` causes at `account`. `after_lt` is the account's `last_lt` before the
+/// message was sent (0 is right too, only slower). Errors on the way are carried through, except that the chain may be
+/// out of reach for a while.
+pub async fn wait_for_transaction(
+    chain: &dyn Chain,
+    account: TonAddress,
+    message: Digest,
+    after_lt: u64,
+    patience: Duration,
+) -> Result<TransactionSummary, ChainError> {
+    let started = tokio::time::Instant::now();
+    let mut cursor = after_lt;
+    loop {
+        match chain.transactions(account, cursor, wire::MAX_TRANSACTIONS_PER_PAGE).await {
+            Ok(page) => {
+                cursor = page.last().map_or(cursor, |transaction| transaction.lt);
+                if let Some(found) = page.into_iter().find(|transaction| transaction.in_message == Some(message)) {
+                    return Ok(found);
+                }
+            }
+            Err(error) if error.is_transient() => {}
+            Err(error) => return Err(error),
+        }
+        let waited = started.elapsed();
+        if waited >= patience {
+            let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            return Err(ChainError::NotSeenInTime { account, message, waited_ms });
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}

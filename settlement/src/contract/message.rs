@@ -1,0 +1,77 @@
+//! Messages to contracts.
+
+use cocoon_protocol::{NanoTon, TonAddress};
+use tycho_types::boc::Boc;
+use tycho_types::cell::{Cell, CellBuilder, CellSliceParts};
+use tycho_types::models::{
+    CurrencyCollection, ExtInMsgInfo, IntAddr, MsgInfo, OwnedMessage, OwnedRelaxedMessage, RelaxedIntMsgInfo, RelaxedMsgInfo, StateInit,
+};
+use tycho_types::num::Tokens;
+
+use super::encoding::{encoding, std_addr, tokens};
+use crate::chain::ChainError;
+
+/// What a wallet is asked to send: coins, and perhaps code to deploy and a body.
+#[derive(Clone, Debug)]
+pub struct OutMessage {
+    pub(crate) destination: TonAddress,
+    pub(crate) value: NanoTon,
+    /// Comes back when the receiver refuses it.
+    pub(crate) bounce: bool,
+    pub(crate) init: Option<StateInit>,
+    pub(crate) body: Cell,
+}
+
+impl OutMessage {
+    /// Plain coins. They stay even where nothing is deployed yet.
+    pub fn transfer(destination: TonAddress, value: NanoTon) -> Self {
+        Self { destination, value, bounce: false, init: None, body: Cell::default() }
+    }
+
+    /// A call of a contract that exists; coins come back if it refuses.
+    pub(crate) fn call(destination: TonAddress, value: NanoTon, body: Cell) -> Self {
+        Self { destination, value, bounce: true, init: None, body }
+    }
+
+    /// A first message that brings the contract's code along. It bounces too: sent to a contract that is there already
+    /// and refuses it, the coins come back.
+    pub(crate) fn deploy(destination: TonAddress, value: NanoTon, init: StateInit, body: Cell) -> Self {
+        Self { destination, value, bounce: true, init: Some(init), body }
+    }
+
+    /// Where it goes.
+    pub fn destination(&self) -> TonAddress {
+        self.destination
+    }
+
+    /// What it carries, without fees.
+    pub fn value(&self) -> NanoTon {
+        self.value
+    }
+
+    /// As a wallet stores it among its actions: source, times and fees are filled in by the network.
+    pub(crate) fn to_cell(&self) -> Result<Cell, ChainError> {
+        let info = RelaxedMsgInfo::Int(RelaxedIntMsgInfo {
+            ihr_disabled: true,
+            bounce: self.bounce,
+            dst: IntAddr::Std(std_addr(self.destination)),
+            value: CurrencyCollection { tokens: tokens(self.value), ..Default::default() },
+            ..Default::default()
+        });
+        let message =
+            OwnedRelaxedMessage { info, init: self.init.clone(), body: CellSliceParts::from(self.body.clone()), layout: None };
+        CellBuilder::build_from(message).map_err(encoding("internal message"))
+    }
+}
+
+/// An external message as a bag of cells, ready for [`Chain::send_external`](crate::chain::Chain::send_external).
+pub(crate) fn external(destination: TonAddress, init: Option<StateInit>, body: Cell) -> Result<Vec<u8>, ChainError> {
+    let info = MsgInfo::ExtIn(ExtInMsgInfo {
+        src: None,
+        dst: IntAddr::Std(std_addr(destination)),
+        import_fee: Tokens::ZERO,
+    });
+    let message = OwnedMessage { info, init, body: CellSliceParts::from(body), layout: None };
+    let cell = CellBuilder::build_from(message).map_err(encoding("external message"))?;
+    Ok(Boc::encode(&cell))
+}
