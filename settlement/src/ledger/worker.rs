@@ -1,0 +1,323 @@
+//! The worker's ledger: vouchers, jobs and the log of entries. Batches and claims are in `settling.rs`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cocoon_protocol::receipt::SignedReceipt;
+use cocoon_protocol::{JobId, NanoTon, Outcome, PeerId, PublicKey32, TonAddress, UnixMillis};
+
+use super::jobs::{self, INTERRUPTED, JobEnd, JobRecord, Side};
+use super::voucher_check::CheckedVoucher;
+use super::worker_records::Head;
+use super::{
+    Entry, EntryContent, HeldVoucher, LedgerError, MAX_CHANNELS, WorkerChannel, channel_key,
+};
+use crate::store::{Store, WriteBatch, for_each, load, load_range};
+
+/// See the [module's documentation](super). Shared behind an `Arc` by whoever takes vouchers and whoever settles.
+#[derive(Debug)]
+pub struct WorkerLedger<S> {
+    pub(super) store: S,
+    /// Guards every read-then-write. There is no state under it: the disk is the state.
+    writing: Mutex<()>,
+}
+
+/// What closing a job wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedJob {
+    /// The job as it is now on disk.
+    pub record: JobRecord,
+    /// The entry it added to the log, if it was paid or receipted.
+    pub entry: Option<Entry>,
+}
+
+impl<S: Store> WorkerLedger<S> {
+    /// Takes a store opened with [`super::SCHEMA`]. Call [`WorkerLedger::recover`] before serving.
+    pub fn new(store: S) -> Self {
+        Self {
+            store,
+            writing: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn begin(&self) -> MutexGuard<'_, ()> {
+        // Nothing is kept under the lock that a panicking thread could have left half done.
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn head(&self) -> Result<Head, LedgerError> {
+        Ok(load(&self.store, &Head::KEY)?.unwrap_or_default())
+    }
+
+    /// Registers a channel that was seen on chain with a deposit and our address as payee. `claimed` is what the
+    /// contract has paid out so far. Registering the same channel again changes nothing and returns what is known.
+    ///
+    /// # Errors
+    /// [`LedgerError::ChannelConflict`] when it is known with another client or key,
+    /// [`LedgerError::TooManyChannels`], or the store's failure.
+    pub fn register_channel(
+        &self,
+        address: TonAddress,
+        client: PeerId,
+        client_key: PublicKey32,
+        claimed: NanoTon,
+    ) -> Result<WorkerChannel, LedgerError> {
+        let _writing = self.begin();
+        if let Some(known) = self.channel(&address)? {
+            return if known.client == client && known.client_key == client_key {
+                Ok(known)
+            } else {
+                Err(LedgerError::ChannelConflict(address))
+            };
+        }
+        let mut head = self.head()?;
+        if head.channels >= MAX_CHANNELS {
+            return Err(LedgerError::TooManyChannels {
+                limit: MAX_CHANNELS,
+            });
+        }
+        head.channels = head.channels.saturating_add(1);
+        let channel = WorkerChannel {
+            address,
+            client,
+            client_key,
+            base: claimed,
+            held: None,
+            entered: None,
+            covered: None,
+            claimed,
+            pending: None,
+        };
+        let mut batch = WriteBatch::new();
+        batch.put(&channel);
+        batch.put(&head);
+        self.store.commit(batch)?;
+        Ok(channel)
+    }
+
+    /// A registered channel.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn channel(&self, address: &TonAddress) -> Result<Option<WorkerChannel>, LedgerError> {
+        Ok(load(&self.store, &channel_key(address))?)
+    }
+
+    pub(super) fn known_channel(&self, address: &TonAddress) -> Result<WorkerChannel, LedgerError> {
+        self.channel(address)?
+            .ok_or(LedgerError::UnknownChannel(*address))
+    }
+
+    /// Visits every registered channel, in order of address.
+    ///
+    /// # Errors
+    /// The store's failure, or `visit`'s.
+    pub fn for_each_channel(
+        &self,
+        visit: impl FnMut(WorkerChannel) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        for_each(&self.store, &[], visit)
+    }
+
+    /// Makes a voucher durable. Only after this returned may the tokens it pays for be sent.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotIncreasing`] for a total that is not above the newest one (nothing is written),
+    /// [`LedgerError::UnknownChannel`], or the store's failure.
+    pub fn accept_voucher(&self, checked: &CheckedVoucher) -> Result<WorkerChannel, LedgerError> {
+        let _writing = self.begin();
+        let signed = checked.get();
+        let mut channel = self.known_channel(&signed.voucher.channel)?;
+        // Checked once before; but another voucher may have been accepted since.
+        if signed.voucher.cumulative <= channel.held_total() {
+            return Err(LedgerError::NotIncreasing {
+                channel: channel.address,
+                held: channel.held_total(),
+                offered: signed.voucher.cumulative,
+            });
+        }
+        channel.held = Some(HeldVoucher {
+            cumulative: signed.voucher.cumulative,
+            signature: signed.signature,
+        });
+        let mut batch = WriteBatch::new();
+        batch.put(&channel);
+        self.store.commit(batch)?;
+        Ok(channel)
+    }
+
+    /// Records that a job has begun, paid on a registered channel.
+    ///
+    /// # Errors
+    /// [`LedgerError::JobExists`], [`LedgerError::UnknownChannel`], or the store's failure.
+    pub fn open_job(
+        &self,
+        job: JobId,
+        client: PeerId,
+        channel: TonAddress,
+        now: UnixMillis,
+    ) -> Result<(), LedgerError> {
+        let _writing = self.begin();
+        self.known_channel(&channel)?;
+        let record = JobRecord {
+            side: Side::Worker,
+            job,
+            peer: client,
+            channel,
+            opened: now,
+            end: None,
+        };
+        let mut batch = WriteBatch::new();
+        jobs::open(&self.store, &mut batch, &record)?;
+        Ok(self.store.commit(batch)?)
+    }
+
+    /// Ends a job: its outcome, its receipt as the log's next entry, and the voucher that goes with it, in one step.
+    /// Without a receipt there is an entry only if the channel's total rose since its last one, so that nothing paid
+    /// stays out of the log.
+    ///
+    /// # Errors
+    /// [`LedgerError::JobEnded`] for a second outcome, [`LedgerError::UnknownJob`], [`LedgerError::BadReceipt`] or
+    /// [`LedgerError::ReceiptMismatch`] for a receipt that is not this job's, or the store's failure. Nothing is
+    /// written in any of these cases.
+    pub fn close_job(
+        &self,
+        job: &JobId,
+        outcome: &Outcome,
+        receipt: Option<&SignedReceipt>,
+        now: UnixMillis,
+    ) -> Result<ClosedJob, LedgerError> {
+        self.close(job, outcome.label(), receipt, now)
+    }
+
+    fn close(
+        &self,
+        job: &JobId,
+        outcome: &str,
+        receipt: Option<&SignedReceipt>,
+        now: UnixMillis,
+    ) -> Result<ClosedJob, LedgerError> {
+        let _writing = self.begin();
+        let record = jobs::find_open(&self.store, Side::Worker, job)?;
+        let mut channel = self.known_channel(&record.channel)?;
+        if let Some(receipt) = receipt {
+            check_receipt(&record, &channel, receipt)?;
+        }
+        let mut batch = WriteBatch::new();
+        let credited = channel
+            .held_total()
+            .checked_sub(channel.entered_total())
+            .ok_or(LedgerError::Inconsistent("a channel's total has shrunk"))?;
+        let content = match receipt {
+            Some(receipt) => Some(EntryContent::Receipt(receipt.encode())),
+            None if credited > NanoTon::ZERO => Some(EntryContent::Unreceipted),
+            None => None,
+        };
+        let entry = match content {
+            None => None,
+            Some(content) => {
+                let mut head = self.head()?;
+                let entry = Entry {
+                    index: head.entries,
+                    job: *job,
+                    channel: channel.address,
+                    voucher: channel.held,
+                    credited,
+                    at: now,
+                    content,
+                };
+                head.entries = head
+                    .entries
+                    .checked_add(1)
+                    .ok_or(LedgerError::Overflow("entries"))?;
+                head.credited = head
+                    .credited
+                    .checked_add(credited)
+                    .ok_or(LedgerError::Overflow("credited"))?;
+                channel.entered = channel.held;
+                batch.put(&entry);
+                batch.put(&head);
+                batch.put(&channel);
+                Some(entry)
+            }
+        };
+        let end = JobEnd {
+            at: now,
+            outcome: outcome.to_owned(),
+            entry: entry.as_ref().map(|entry| entry.index),
+        };
+        let record = jobs::close(&mut batch, record, end);
+        self.store.commit(batch)?;
+        Ok(ClosedJob { record, entry })
+    }
+
+    /// Ends every job that was open when the process died, as [`INTERRUPTED`]. Once, at start, before serving. Safe to
+    /// repeat: each job is ended in a step of its own.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn recover(&self, now: UnixMillis) -> Result<Vec<ClosedJob>, LedgerError> {
+        let open = jobs::open_jobs(&self.store, Side::Worker)?;
+        open.iter()
+            .map(|job| self.close(job, INTERRUPTED, None, now))
+            .collect()
+    }
+
+    /// A job, open or ended.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn job(&self, job: &JobId) -> Result<Option<JobRecord>, LedgerError> {
+        jobs::find(&self.store, Side::Worker, job)
+    }
+
+    /// The jobs that have no outcome yet.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn open_jobs(&self) -> Result<Vec<JobId>, LedgerError> {
+        jobs::open_jobs(&self.store, Side::Worker)
+    }
+
+    /// Up to `limit` entries of the log from index `from` on.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn entries(&self, from: u64, limit: usize) -> Result<Vec<Entry>, LedgerError> {
+        Ok(load_range(&self.store, &[], &from.to_be_bytes(), limit)?)
+    }
+
+    /// Up to `limit` entries that are in no batch yet, oldest first.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn unsettled_entries(&self, limit: usize) -> Result<Vec<Entry>, LedgerError> {
+        self.entries(self.head()?.batched_entries, limit)
+    }
+}
+
+/// A receipt is filed only under its own job, and never states more than the vouchers that are really here.
+fn check_receipt(
+    record: &JobRecord,
+    channel: &WorkerChannel,
+    signed: &SignedReceipt,
+) -> Result<(), LedgerError> {
+    let job = record.job;
+    let receipt = signed.verify().map_err(|error| LedgerError::BadReceipt {
+        job,
+        reason: error.to_string(),
+    })?;
+    let mismatch = |field| LedgerError::ReceiptMismatch { job, field };
+    if receipt.job != job {
+        return Err(mismatch("job"));
+    }
+    if receipt.channel != record.channel {
+        return Err(mismatch("channel"));
+    }
+    if receipt.client != record.peer {
+        return Err(mismatch("client"));
+    }
+    if receipt.cumulative > channel.held_total() {
+        return Err(mismatch("cumulative"));
+    }
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! Claiming what is covered, channel by channel. See the [module above](super).
+
+use std::collections::BTreeMap;
+
+use cocoon_protocol::{Digest, NanoTon, TonAddress, UnixMillis};
+
+use super::{
+    ChannelView, CoveredChannel, MAX_LOOKS_PER_TICK, SendFailure, SettlerConfig, SettlerOutput,
+    SettlerProblem,
+};
+use crate::ledger::{HeldVoucher, PendingClaim, TransactionRecord};
+
+/// The channels where something is covered and not yet claimed. Bounded by the ledger's
+/// [`MAX_CHANNELS`](crate::ledger::MAX_CHANNELS); a channel leaves when it has paid everything.
+#[derive(Debug)]
+pub(super) struct Claims {
+    channels: BTreeMap<TonAddress, Claim>,
+}
+
+#[derive(Debug)]
+struct Claim {
+    voucher: HeldVoucher,
+    claimed: NanoTon,
+    attempts: u32,
+    flight: Option<Flight>,
+    /// The client is closing: claim whatever the contract takes.
+    closing: bool,
+    newest_view: u32,
+    next_look: UnixMillis,
+    told: Option<SettlerProblem>,
+}
+
+/// A claim that was handed to the chain, or was about to be when the process died.
+#[derive(Debug)]
+struct Flight {
+    pending: PendingClaim,
+    message: Option<Digest>,
+    transaction: Option<TransactionRecord>,
+    /// Set when the chain said it did not take it: when to try again.
+    retry_at: Option<UnixMillis>,
+}
+
+impl Flight {
+    fn new(pending: PendingClaim) -> Self {
+        Self {
+            pending,
+            message: None,
+            transaction: None,
+            retry_at: None,
+        }
+    }
+}
+
+impl Claim {
+    fn unclaimed(&self) -> NanoTon {
+        self.voucher.cumulative.saturating_sub(self.claimed)
+    }
+
+    /// Whether there is enough to claim, or a claim is under way.
+    fn is_due(&self, config: &SettlerConfig, threshold: NanoTon) -> bool {
+        let threshold = if self.closing {
+            config.contract_min_claim
+        } else {
+            threshold
+        };
+        self.flight.is_some() || self.unclaimed() >= threshold
+    }
+
+    fn tell(&mut self, problem: SettlerProblem, out: &mut Vec<SettlerOutput>) {
+        if self.told != Some(problem) {
+            self.told = Some(problem);
+            out.push(SettlerOutput::Problem(problem));
+        }
+    }
+}
+
+impl Claims {
+    pub(super) fn new(channels: &[CoveredChannel]) -> Self {
+        let mut claims = Self {
+            channels: BTreeMap::new(),
+        };
+        claims.cover(channels);
+        claims
+    }
+
+    /// These vouchers may be claimed from now on.
+    pub(super) fn cover(&mut self, channels: &[CoveredChannel]) {
+        for covered in channels {
+            if covered.voucher.cumulative <= covered.claimed {
+                continue;
+            }
+            let claim = self
+                .channels
+                .entry(covered.channel)
+                .or_insert_with(|| Claim {
+                    voucher: covered.voucher,
+                    claimed: covered.claimed,
+                    attempts: 0,
+                    flight: covered.pending.map(Flight::new),
+                    closing: false,
+                    newest_view: 0,
+                    next_look: UnixMillis::from_millis(0),
+                    told: None,
+                });
+            if covered.voucher.cumulative > claim.voucher.cumulative {
+                claim.voucher = covered.voucher;
+                claim.next_look = UnixMillis::from_millis(0); // at once, if it is due
+            }
+        }
+    }
+
+    /// Whether no channel has a claim of at least `minimum` that could still succeed.
+    pub(super) fn nothing_above(&self, minimum: NanoTon) -> bool {
+        self.channels.values().all(|claim| {
+            let hopeless = matches!(claim.told, Some(SettlerProblem::Underfunded { .. }));
+            claim.flight.is_none() && (hopeless || claim.unclaimed() < minimum)
+        })
+    }
+
+    /// Asks for a look at channels whose time has come: often when a claim is due, seldom otherwise.
+    pub(super) fn look(
+        &mut self,
+        config: &SettlerConfig,
+        threshold: NanoTon,
+        now: UnixMillis,
+        out: &mut Vec<SettlerOutput>,
+    ) {
+        let due = |claim: &Claim| {
+            // A flush lowers the threshold: then a channel in its idle pause is due before the pause ends.
+            let pause_ms = config.idle_look_ms.saturating_sub(config.look_ms);
+            let wait = if claim.is_due(config, threshold) {
+                claim.next_look
+            } else {
+                claim.next_look.saturating_add(pause_ms)
+            };
+            claim.next_look == UnixMillis::from_millis(0) || now >= wait
+        };
+        let looks = self
+            .channels
+            .iter_mut()
+            .filter(|(_, claim)| due(claim))
+            .take(MAX_LOOKS_PER_TICK);
+        for (channel, claim) in looks {
+            claim.next_look = now.saturating_add(config.look_ms);
+            out.push(SettlerOutput::LookAtChannel(*channel));
+        }
+    }
+
+    /// Compares a channel with what is known of it, and claims.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the machine's context and one view, taken apart"
+    )]
+    pub(super) fn on_view(
+        &mut self,
+        config: &SettlerConfig,
+        threshold: NanoTon,
+        now: UnixMillis,
+        unix: u32,
+        channel: TonAddress,
+        view: Option<ChannelView>,
+        out: &mut Vec<SettlerOutput>,
+    ) {
+        let Some(claim) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        if unix < claim.newest_view {
+            return;
+        }
+        claim.newest_view = unix;
+        // A channel is never deleted (its contract keeps a tombstone), so none at all is a server that lags, or a chain
+        // that was reset. Nothing can be claimed now; keep looking.
+        let Some(view) = view else { return };
+        if view.claimed < claim.claimed {
+            return;
+        }
+        if let Some(amount) = view
+            .claimed
+            .checked_sub(claim.claimed)
+            .filter(|amount| *amount > NanoTon::ZERO)
+        {
+            // Ours, or somebody else's who holds the voucher: whoever delivers it, we are paid.
+            claim.claimed = view.claimed;
+            let landed = claim
+                .flight
+                .take_if(|flight| flight.pending.cumulative <= view.claimed);
+            claim.attempts = 0;
+            claim.told = None;
+            out.push(SettlerOutput::Settled {
+                channel,
+                cumulative: view.claimed,
+                amount,
+                transaction: landed.and_then(|flight| flight.transaction),
+            });
+        }
+        if claim.unclaimed() == NanoTon::ZERO {
+            self.channels.remove(&channel);
+            return;
+        }
+        if view.finished {
+            let lost = claim.unclaimed();
+            claim.tell(SettlerProblem::ChannelFinished { channel, lost }, out);
+            self.channels.remove(&channel);
+            return;
+        }
+        if let Some(close_at) = view.close_at
+            && !claim.closing
+        {
+            claim.closing = true;
+            out.push(SettlerOutput::Problem(SettlerProblem::ChannelClosing {
+                channel,
+                close_at,
+            }));
+        }
+        claim.submit(config, threshold, now, unix, channel, &view, out);
+    }
+
+    pub(super) fn on_sent(
+        &mut self,
+        config: &SettlerConfig,
+        now: UnixMillis,
+        channel: TonAddress,
+        cumulative: NanoTon,
+        result: Result<Digest, SendFailure>,
+        out: &mut Vec<SettlerOutput>,
+    ) {
+        let Some(claim) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        let Some(flight) = &mut claim.flight else {
+            return;
+        };
+        if flight.pending.cumulative != cumulative {
+            return;
+        }
+        match result {
+            Ok(message) => flight.message = Some(message),
+            Err(SendFailure::Unknown) => {}
+            Err(SendFailure::Refused { exit_code }) => {
+                flight.retry_at = Some(now.saturating_add(config.refused_delay(claim.attempts)));
+                let problem = SettlerProblem::ClaimRefused {
+                    channel,
+                    cumulative,
+                    exit_code,
+                };
+                claim.tell(problem, out);
+            }
+        }
+    }
+
+    pub(super) fn on_transaction(
+        &mut self,
+        config: &SettlerConfig,
+        now: UnixMillis,
+        message: Digest,
+        success: bool,
+        transaction: TransactionRecord,
+    ) {
+        let found = self.channels.values_mut().find_map(|claim| {
+            let attempts = claim.attempts;
+            claim
+                .flight
+                .as_mut()
+                .filter(|flight| flight.message == Some(message))
+                .map(|flight| (attempts, flight))
+        });
+        match found {
+            Some((_, flight)) if success => flight.transaction = Some(transaction),
+            Some((attempts, flight)) => {
+                flight.retry_at = Some(now.saturating_add(config.refused_delay(attempts)));
+            }
+            None => {}
+        }
+    }
+}
+
+impl Claim {
+    /// The channel shows that our voucher is not applied: send it, if it is worth it and not on its way.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the machine's context and one view, taken apart"
+    )]
+    fn submit(
+        &mut self,
+        config: &SettlerConfig,
+        threshold: NanoTon,
+        now: UnixMillis,
+        unix: u32,
+        channel: TonAddress,
+        view: &ChannelView,
+        out: &mut Vec<SettlerOutput>,
+    ) {
+        if let Some(flight) = &self.flight {
+            let void =
+                unix >= flight.pending.retry_after || flight.retry_at.is_some_and(|at| now >= at);
+            if !void {
+                return;
+            }
+            self.flight = None;
+        }
+        if !self.is_due(config, threshold) {
+            return;
+        }
+        let cumulative = self.voucher.cumulative;
+        if view.capacity < cumulative {
+            let capacity = view.capacity;
+            self.tell(
+                SettlerProblem::Underfunded {
+                    channel,
+                    cumulative,
+                    capacity,
+                },
+                out,
+            );
+            return;
+        }
+        if matches!(self.told, Some(SettlerProblem::Underfunded { .. })) {
+            self.told = None; // topped up
+        }
+        let pending = PendingClaim {
+            cumulative,
+            retry_after: unix.saturating_add(config.claim_retry_s),
+        };
+        self.attempts = self.attempts.saturating_add(1);
+        self.flight = Some(Flight::new(pending));
+        out.push(SettlerOutput::PersistClaimAttempt { channel, pending });
+        out.push(SettlerOutput::SubmitClaim {
+            channel,
+            voucher: self.voucher.for_channel(channel),
+        });
+    }
+}
