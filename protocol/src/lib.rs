@@ -3,8 +3,49 @@
 //! Wire types and state machines. In here there is no IO, no clock, no async and no global
 //! randomness: a state machine takes `(now, input)` and yields outputs, so that what the actors
 //! run over sockets is what the simulator runs on virtual time and what a fuzzer drives by hand.
+//!
+//! The way of one prompt through the modules: an [`advert`] makes a worker known, the
+//! [`directory`] has its [`evidence`] fetched and verified, a [`negotiation`] turns verified workers
+//! into one binding offer, a [`session`] carries the frames of the [`job`], [`metering`] decides
+//! when a [`voucher`] is due and how far the worker may run ahead, and a [`receipt`] ends it.
+//!
+//! [`wire`] says what all codecs have in common; the messages themselves are in `proto/*.proto`.
 
+pub mod advert;
+pub mod directory;
 pub mod domain;
+mod envelope;
+pub mod evidence;
 pub mod ids;
+pub mod job;
+pub mod metering;
+pub mod negotiation;
+pub mod receipt;
 pub mod session;
+mod terms;
 pub mod units;
+pub mod voucher;
+pub mod wire;
+
+pub use advert::Advert;
+pub use directory::{Directory, DirectoryConfig, DirectoryInput, DirectoryOutput};
+pub use domain::Network;
+pub use evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
+pub use ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
+pub use job::{ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame};
+pub use metering::{Payee, Payer};
+pub use negotiation::{Negotiation, Offer, OfferBook, QuoteReply, QuoteRequest, Refusal};
+pub use receipt::{Ending, Receipt, SignedReceipt};
+pub use terms::{ModelTerms, Price};
+pub use units::{NanoTon, UnixMillis};
+pub use voucher::{SignedVoucher, Voucher, VoucherError};
+pub use wire::{Verified, WireError};
+
+/// Generated from `proto/*.proto`; never seen outside of this crate.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+mod proto {
+    include!(concat!(env!("OUT_DIR"), "/cocoon.v1.rs"));
+}
+
+#[cfg(test)]
+mod samples;

@@ -1,0 +1,404 @@
+//! What client and enclave say to one another about one job, inside their session.
+//!
+//! The client speaks first: one [`ClientFrame::Job`]. The worker redeems the offer, looks at the
+//! channel, counts the prompt and answers [`WorkerFrame::Accepted`], then [`WorkerFrame::Tokens`]
+//! as far as [`crate::metering`] lets it; the client answers with vouchers. One
+//! [`WorkerFrame::Finished`] or [`WorkerFrame::Failed`] ends it, the client says
+//! [`ClientFrame::Done`] when it has kept the receipt, and both close the session. Each end records
+//! exactly one [`Outcome`].
+
+use crate::ids::{JobId, OfferId, TonAddress};
+use crate::proto;
+use crate::proto::client_frame::{Cancel, Done, Frame as ClientBody};
+use crate::proto::worker_frame::Frame as WorkerBody;
+use crate::receipt::{Ending, SignedReceipt};
+use crate::units::NanoTon;
+use crate::voucher::SignedVoucher;
+use crate::wire::{Wire, WireError, codec, field};
+
+/// Most bytes of a chat request.
+pub const MAX_CHAT_BYTES: usize = 256 * 1024;
+/// Most bytes of a client's frame.
+pub const MAX_CLIENT_FRAME_BYTES: usize = 260 * 1024;
+/// Most bytes of a worker's frame.
+pub const MAX_WORKER_FRAME_BYTES: usize = 20 * 1024;
+/// Most bytes of text in one frame.
+pub const MAX_TEXT_BYTES: usize = 16 * 1024;
+/// Most tokens in one frame that a decoder accepts.
+pub const MAX_FRAME_TOKENS: u32 = 64;
+/// Most bytes of an error's message.
+pub const MAX_ERROR_MESSAGE_BYTES: usize = 512;
+/// Tokens that a worker puts in one frame, except where text has to be flushed. Together with the
+/// session's padding this hides almost all that lengths tell.
+pub const FRAME_TOKENS: u32 = 8;
+
+/// The job itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JobRequest {
+    /// Drawn by the client.
+    pub job: JobId,
+    /// The offer it redeems.
+    pub offer: OfferId,
+    /// The channel from this client to this worker.
+    pub channel: TonAddress,
+    /// Body of an OpenAI chat completion request: JSON in UTF-8, at most [`MAX_CHAT_BYTES`].
+    pub chat: Vec<u8>,
+}
+
+/// Sizes only, never content.
+impl std::fmt::Debug for JobRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobRequest")
+            .field("job", &self.job)
+            .field("offer", &self.offer)
+            .field("channel", &self.channel)
+            .field("chat", &format_args!("{} bytes", self.chat.len()))
+            .finish()
+    }
+}
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientFrame {
+    /// The first frame, once.
+    Job(JobRequest),
+    /// Payment as tokens arrive.
+    Voucher(SignedVoucher),
+    /// Stop generating; what was sent stays owed.
+    Cancel,
+    /// The receipt has arrived and is kept.
+    Done,
+}
+
+/// What a worker says.
+#[derive(Clone, PartialEq, Eq)]
+pub enum WorkerFrame {
+    /// The job is taken; generation begins.
+    Accepted {
+        /// Tokens of the prompt, to be paid with the first generated token.
+        prompt_tokens: u32,
+        /// Total of the newest voucher the worker holds for the channel.
+        paid_so_far: NanoTon,
+    },
+    /// More of the answer.
+    Tokens {
+        /// Whole characters, at most [`MAX_TEXT_BYTES`].
+        text: String,
+        /// Tokens to pay, at most [`MAX_FRAME_TOKENS`]; none if this is text held back earlier.
+        tokens: u32,
+    },
+    /// The end, as it should be.
+    Finished {
+        /// Why the answer ends here.
+        finish: FinishReason,
+        /// The worker's statement about the job.
+        receipt: SignedReceipt,
+    },
+    /// The end, otherwise.
+    Failed {
+        /// Why.
+        error: JobError,
+        /// There if any token was sent.
+        receipt: Option<SignedReceipt>,
+    },
+}
+
+/// Sizes only, never content.
+impl std::fmt::Debug for WorkerFrame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Accepted {
+                prompt_tokens,
+                paid_so_far,
+            } => write!(
+                f,
+                "Accepted({prompt_tokens} prompt tokens, {paid_so_far} paid)"
+            ),
+            Self::Tokens { text, tokens } => {
+                write!(f, "Tokens({tokens} tokens, {} bytes)", text.len())
+            }
+            Self::Finished { finish, .. } => write!(f, "Finished({finish:?})"),
+            Self::Failed { error, receipt } => {
+                write!(f, "Failed({error:?}, receipt: {})", receipt.is_some())
+            }
+        }
+    }
+}
+
+/// Why an answer ended as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// End of turn or a stop string.
+    Stop,
+    /// The token limit or the end of the context.
+    Length,
+    /// The client cancelled.
+    Cancelled,
+}
+
+/// Why a worker did not do, or not finish, a job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", code.label())]
+pub struct JobError {
+    /// For programs.
+    pub code: JobErrorCode,
+    /// For people, at most [`MAX_ERROR_MESSAGE_BYTES`]; must hold no content.
+    pub message: String,
+}
+
+impl JobError {
+    /// An error; a message that is too long is cut at a character.
+    #[must_use]
+    pub fn new(code: JobErrorCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        let end = message.floor_char_boundary(MAX_ERROR_MESSAGE_BYTES);
+        message.truncate(end);
+        Self { code, message }
+    }
+}
+
+macro_rules! codes {
+    ($(#[$doc:meta] $name:ident = $label:literal,)*) => {
+        /// The kinds of failure that a worker tells a client.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum JobErrorCode {
+            $(#[$doc] $name,)*
+        }
+
+        impl JobErrorCode {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name, for people and metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            const fn to_proto(self) -> proto::JobErrorCode {
+                match self { $(Self::$name => proto::JobErrorCode::$name,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The offer's time is over.
+    OfferExpired = "offer_expired",
+    /// No such offer, another client's, or redeemed before.
+    OfferUnknown = "offer_unknown",
+    /// No such channel on chain, or not from this client to this worker.
+    ChannelUnknown = "channel_unknown",
+    /// The channel does not hold what the job may cost.
+    ChannelUnderfunded = "channel_underfunded",
+    /// A voucher did not verify.
+    VoucherInvalid = "voucher_invalid",
+    /// The voucher that would let the job go on did not come in time.
+    CreditExhausted = "credit_exhausted",
+    /// The prompt is longer than the offer or the model allows.
+    ContextTooLong = "context_too_long",
+    /// The chat request makes no sense.
+    BadRequest = "bad_request",
+    /// Too much at once.
+    Overloaded = "overloaded",
+    /// The worker's own fault.
+    Internal = "internal",
+    /// The worker is going down.
+    ShuttingDown = "shutting_down",
+}
+
+/// How a job ended, at one end. Exactly one per job and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Everything was sent, and there is a receipt.
+    Completed,
+    /// The client wanted no more.
+    Cancelled,
+    /// The worker refused it before the first token.
+    Rejected(JobErrorCode),
+    /// The worker disappeared.
+    WorkerLost,
+    /// The client disappeared.
+    ClientLost,
+    /// The client stopped paying.
+    PaymentStalled,
+    /// The engine failed.
+    EngineFailed,
+    /// It took too long.
+    TimedOut,
+}
+
+impl Outcome {
+    /// Every label there is, for counters that should be there from the start.
+    pub const LABELS: [&'static str; 8] = [
+        "completed",
+        "cancelled",
+        "rejected",
+        "worker_lost",
+        "client_lost",
+        "payment_stalled",
+        "engine_failed",
+        "timed_out",
+    ];
+
+    /// Its name, for metrics: one of [`Self::LABELS`].
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Rejected(_) => "rejected",
+            Self::WorkerLost => "worker_lost",
+            Self::ClientLost => "client_lost",
+            Self::PaymentStalled => "payment_stalled",
+            Self::EngineFailed => "engine_failed",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+codec!(ClientFrame);
+codec!(WorkerFrame);
+
+impl Wire for JobRequest {
+    const NAME: &'static str = "JobRequest";
+    const MAX_BYTES: usize = MAX_CLIENT_FRAME_BYTES;
+    type Proto = proto::JobRequest;
+
+    fn to_proto(&self) -> Self::Proto {
+        proto::JobRequest {
+            job: self.job.as_bytes().to_vec(),
+            offer: self.offer.as_bytes().to_vec(),
+            channel: Some(self.channel.into()),
+            chat: self.chat.clone(),
+        }
+    }
+
+    fn from_proto(proto: Self::Proto) -> Result<Self, WireError> {
+        let chat = field::<Self>("chat").bounded(proto.chat, MAX_CHAT_BYTES)?;
+        std::str::from_utf8(&chat).map_err(|error| WireError::NotUtf8 {
+            message: Self::NAME,
+            field: "chat",
+            valid_up_to: error.valid_up_to(),
+        })?;
+        Ok(Self {
+            job: JobId::from_bytes(field::<Self>("job").array(&proto.job)?),
+            offer: OfferId::from_bytes(field::<Self>("offer").array(&proto.offer)?),
+            channel: field::<Self>("channel").address(proto.channel)?,
+            chat,
+        })
+    }
+}
+
+impl Wire for ClientFrame {
+    const NAME: &'static str = "ClientFrame";
+    const MAX_BYTES: usize = MAX_CLIENT_FRAME_BYTES;
+    type Proto = proto::ClientFrame;
+
+    fn to_proto(&self) -> Self::Proto {
+        let frame = match self {
+            Self::Job(job) => ClientBody::Job(job.to_proto()),
+            Self::Voucher(voucher) => ClientBody::Voucher(voucher.to_proto()),
+            Self::Cancel => ClientBody::Cancel(Cancel {}),
+            Self::Done => ClientBody::Done(Done {}),
+        };
+        proto::ClientFrame { frame: Some(frame) }
+    }
+
+    fn from_proto(proto: Self::Proto) -> Result<Self, WireError> {
+        Ok(match field::<Self>("frame").required(proto.frame)? {
+            ClientBody::Job(job) => Self::Job(JobRequest::from_proto(job)?),
+            ClientBody::Voucher(voucher) => Self::Voucher(SignedVoucher::from_proto(voucher)?),
+            ClientBody::Cancel(Cancel {}) => Self::Cancel,
+            ClientBody::Done(Done {}) => Self::Done,
+        })
+    }
+}
+
+impl Wire for WorkerFrame {
+    const NAME: &'static str = "WorkerFrame";
+    const MAX_BYTES: usize = MAX_WORKER_FRAME_BYTES;
+    type Proto = proto::WorkerFrame;
+
+    fn to_proto(&self) -> Self::Proto {
+        let frame = match self {
+            Self::Accepted {
+                prompt_tokens,
+                paid_so_far,
+            } => WorkerBody::Accepted(proto::Accepted {
+                prompt_tokens: *prompt_tokens,
+                paid_so_far: paid_so_far.nano(),
+            }),
+            Self::Tokens { text, tokens } => WorkerBody::Tokens(proto::Tokens {
+                text: text.clone(),
+                tokens: *tokens,
+            }),
+            Self::Finished { finish, receipt } => WorkerBody::Finished(proto::Finished {
+                finish: Ending::from(*finish).to_proto().into(),
+                receipt: Some(receipt.to_proto()),
+            }),
+            Self::Failed { error, receipt } => WorkerBody::Failed(proto::Failed {
+                code: error.code.to_proto().into(),
+                message: error.message.clone(),
+                receipt: receipt.as_ref().map(Wire::to_proto),
+            }),
+        };
+        proto::WorkerFrame { frame: Some(frame) }
+    }
+
+    fn from_proto(proto: Self::Proto) -> Result<Self, WireError> {
+        Ok(match field::<Self>("frame").required(proto.frame)? {
+            WorkerBody::Accepted(accepted) => Self::Accepted {
+                prompt_tokens: accepted.prompt_tokens,
+                paid_so_far: NanoTon::from_nano(accepted.paid_so_far),
+            },
+            WorkerBody::Tokens(tokens) => {
+                field::<Self>("tokens.text").at_most(tokens.text.len(), MAX_TEXT_BYTES)?;
+                Self::Tokens {
+                    text: tokens.text,
+                    tokens: field::<Self>("tokens.tokens").within(
+                        tokens.tokens,
+                        0,
+                        i128::from(MAX_FRAME_TOKENS),
+                    )?,
+                }
+            }
+            WorkerBody::Finished(finished) => {
+                let receipt = field::<Self>("finished.receipt").required(finished.receipt)?;
+                Self::Finished {
+                    finish: finish_from_proto(finished.finish)
+                        .ok_or(field::<Self>("finished.finish").unknown(finished.finish))?,
+                    receipt: SignedReceipt::from_proto(receipt)?,
+                }
+            }
+            WorkerBody::Failed(failed) => {
+                field::<Self>("failed.message")
+                    .at_most(failed.message.len(), MAX_ERROR_MESSAGE_BYTES)?;
+                Self::Failed {
+                    error: JobError {
+                        code: code_from_proto(failed.code)
+                            .ok_or(field::<Self>("failed.code").unknown(failed.code))?,
+                        message: failed.message,
+                    },
+                    receipt: failed.receipt.map(SignedReceipt::from_proto).transpose()?,
+                }
+            }
+        })
+    }
+}
+
+fn finish_from_proto(value: i32) -> Option<FinishReason> {
+    match Ending::from_proto(value)? {
+        Ending::Stop => Some(FinishReason::Stop),
+        Ending::Length => Some(FinishReason::Length),
+        Ending::Cancelled => Some(FinishReason::Cancelled),
+        _ => None,
+    }
+}
+
+fn code_from_proto(value: i32) -> Option<JobErrorCode> {
+    JobErrorCode::ALL
+        .iter()
+        .copied()
+        .find(|code| code.to_proto() as i32 == value)
+}
