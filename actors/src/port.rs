@@ -63,6 +63,26 @@ pub enum PortError {
         /// The protocol wanted.
         protocol: String,
     },
+    /// The peer was reached and closed the exchange without a valid answer: it refused, its limits
+    /// for us are used up, or what it sent was not an answer.
+    #[error("{peer} gave no answer: {reason}")]
+    NoAnswer {
+        /// The peer asked.
+        peer: PeerId,
+        /// What the stream said.
+        reason: String,
+    },
+    /// What we were about to send is over its protocol's limit; nothing was sent.
+    #[error("{bytes} bytes to send, {limit} allowed")]
+    TooLarge {
+        /// Bytes offered.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// No connected peer takes part in the gossip (yet); publish again later.
+    #[error("no connected peer takes part in the gossip")]
+    NobodyListens,
     /// The node's own queue to the swarm is full.
     #[error("the swarm's queue is full ({limit} commands)")]
     Full {
@@ -89,6 +109,9 @@ pub enum SwarmCommand {
     Publish {
         /// The signed advert.
         advert: Vec<u8>,
+        /// Answered once the advert is on its way to the first peers, or with why it is not.
+        /// The swarm does not mind when nobody waits for it.
+        reply: oneshot::Sender<Result<(), PortError>>,
     },
     /// The verdict on a gossip message; exactly one per [`SwarmNotice::Advert`].
     Judge {
