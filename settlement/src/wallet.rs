@@ -19,7 +19,10 @@ use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::models::StateInit;
 
-use crate::chain::{AccountState, AccountStatus, Chain, ChainError, StackItem, TransactionSummary, wait_for_transaction};
+use crate::chain::{
+    AccountState, AccountStatus, Chain, ChainError, StackItem, TransactionSummary,
+    wait_for_transaction,
+};
 use crate::contract::OutMessage;
 use crate::contract::encoding::{address_of, encoding, state_init};
 use crate::contract::external_message;
@@ -51,7 +54,9 @@ pub struct Wallet {
 
 impl std::fmt::Debug for Wallet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wallet").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Wallet")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,8 +64,16 @@ impl Wallet {
     /// The wallet of `key` on the network with this global id.
     pub fn from_key(key: SigningKey, global_id: i32) -> Result<Self, ChainError> {
         let id = wallet_id(global_id);
-        let init = state_init(code()?, first_data(id, &key).map_err(encoding("wallet data"))?);
-        Ok(Self { address: address_of(&init)?, key, id, init })
+        let init = state_init(
+            code()?,
+            first_data(id, &key).map_err(encoding("wallet data"))?,
+        );
+        Ok(Self {
+            address: address_of(&init)?,
+            key,
+            id,
+            init,
+        })
     }
 
     /// Where its coins are.
@@ -74,12 +87,26 @@ impl Wallet {
 
     /// A signed transfer of up to [`MAX_MESSAGES_PER_TRANSFER`] messages as an external message (bag of cells). With
     /// seqno 0 it brings the wallet's code along and so deploys it.
-    pub fn transfer(&self, seqno: u32, valid_until: u32, messages: &[OutMessage]) -> Result<Vec<u8>, ChainError> {
+    pub fn transfer(
+        &self,
+        seqno: u32,
+        valid_until: u32,
+        messages: &[OutMessage],
+    ) -> Result<Vec<u8>, ChainError> {
         if messages.is_empty() || messages.len() > MAX_MESSAGES_PER_TRANSFER {
-            let reason = format!("{} messages, of 1 to {MAX_MESSAGES_PER_TRANSFER}", messages.len());
-            return Err(ChainError::Encoding { what: "wallet transfer", reason });
+            let reason = format!(
+                "{} messages, of 1 to {MAX_MESSAGES_PER_TRANSFER}",
+                messages.len()
+            );
+            return Err(ChainError::Encoding {
+                what: "wallet transfer",
+                reason,
+            });
         }
-        let cells = messages.iter().map(OutMessage::to_cell).collect::<Result<Vec<_>, _>>()?;
+        let cells = messages
+            .iter()
+            .map(OutMessage::to_cell)
+            .collect::<Result<Vec<_>, _>>()?;
         // wallet_id:u32 valid_until:u32 seqno:u32 op:u8 = 0, then (mode:u8 message:^Cell) each; the signature before.
         let build = || {
             let mut unsigned = CellBuilder::new();
@@ -93,12 +120,19 @@ impl Wallet {
             }
             let unsigned = unsigned.build()?;
             let mut body = CellBuilder::new();
-            body.store_raw(&self.key.sign(unsigned.repr_hash().as_slice()).to_bytes(), 512)?;
+            body.store_raw(
+                &self.key.sign(unsigned.repr_hash().as_slice()).to_bytes(),
+                512,
+            )?;
             body.store_slice(unsigned.as_slice()?)?;
             body.build()
         };
         let init = (seqno == 0).then(|| self.init.clone());
-        external_message(self.address, init, build().map_err(encoding("wallet transfer"))?)
+        external_message(
+            self.address,
+            init,
+            build().map_err(encoding("wallet transfer"))?,
+        )
     }
 
     /// The seqno the next transfer needs: 0 until the first one deployed the wallet.
@@ -107,7 +141,11 @@ impl Wallet {
         self.seqno_of(chain, account.as_ref()).await
     }
 
-    async fn seqno_of(&self, chain: &dyn Chain, account: Option<&AccountState>) -> Result<u32, ChainError> {
+    async fn seqno_of(
+        &self,
+        chain: &dyn Chain,
+        account: Option<&AccountState>,
+    ) -> Result<u32, ChainError> {
         if account.is_none_or(|account| account.status != AccountStatus::Active) {
             return Ok(0);
         }
@@ -125,14 +163,22 @@ impl Wallet {
 
     /// All coins of the wallet; zero where nothing ever arrived.
     pub async fn balance(&self, chain: &dyn Chain) -> Result<NanoTon, ChainError> {
-        Ok(chain.account(self.address).await?.map_or(NanoTon::ZERO, |account| account.balance))
+        Ok(chain
+            .account(self.address)
+            .await?
+            .map_or(NanoTon::ZERO, |account| account.balance))
     }
 
     /// Signs and sends messages, and waits for the wallet's transaction. The receivers' transactions follow from its
     /// `sent`. One call at a time: two at once would use the same seqno, and one of them would be refused.
-    pub async fn send(&self, chain: &dyn Chain, messages: &[OutMessage]) -> Result<TransactionSummary, ChainError> {
+    pub async fn send(
+        &self,
+        chain: &dyn Chain,
+        messages: &[OutMessage],
+    ) -> Result<TransactionSummary, ChainError> {
         let (message, after_lt) = self.submit(chain, messages).await?;
-        let transaction = wait_for_transaction(chain, self.address, message, after_lt, SEND_PATIENCE).await?;
+        let transaction =
+            wait_for_transaction(chain, self.address, message, after_lt, SEND_PATIENCE).await?;
         // Sending mode 3 goes on after a message that could not be paid for; the number of messages sent tells.
         if !transaction.success || transaction.sent.len() != messages.len() {
             return Err(ChainError::TransactionFailed {
@@ -147,15 +193,27 @@ impl Wallet {
 
     /// Signs and sends messages without waiting. Returns the hash of the external message and the wallet's `last_lt`
     /// before it, for [`wait_for_transaction`].
-    pub async fn submit(&self, chain: &dyn Chain, messages: &[OutMessage]) -> Result<(Digest, u64), ChainError> {
+    pub async fn submit(
+        &self,
+        chain: &dyn Chain,
+        messages: &[OutMessage],
+    ) -> Result<(Digest, u64), ChainError> {
         let account = chain.account(self.address).await?;
-        let available = account.as_ref().map_or(NanoTon::ZERO, |account| account.balance);
-        let needed = messages.iter().try_fold(FEE_ALLOWANCE, |sum, message| sum.checked_add(message.value()));
+        let available = account
+            .as_ref()
+            .map_or(NanoTon::ZERO, |account| account.balance);
+        let needed = messages.iter().try_fold(FEE_ALLOWANCE, |sum, message| {
+            sum.checked_add(message.value())
+        });
         match needed {
             Some(needed) if needed <= available => {}
             _ => {
                 let needed = needed.unwrap_or(NanoTon::from_nano(u64::MAX));
-                return Err(ChainError::InsufficientBalance { wallet: self.address, needed, available });
+                return Err(ChainError::InsufficientBalance {
+                    wallet: self.address,
+                    needed,
+                    available,
+                });
             }
         }
         let seqno = self.seqno_of(chain, account.as_ref()).await?;
@@ -168,13 +226,23 @@ impl Wallet {
 
 /// See the module's documentation.
 fn wallet_id(global_id: i32) -> u32 {
-    if global_id == MAINNET_GLOBAL_ID { CUSTOMARY_WALLET_ID } else { CUSTOMARY_WALLET_ID ^ global_id.cast_unsigned() }
+    if global_id == MAINNET_GLOBAL_ID {
+        CUSTOMARY_WALLET_ID
+    } else {
+        CUSTOMARY_WALLET_ID ^ global_id.cast_unsigned()
+    }
 }
 
 fn code() -> Result<Cell, ChainError> {
-    let broken = |reason: String| ChainError::Encoding { what: "wallet code", reason };
-    let cell = VersionHelper::get_code(WalletVersion::V4R2).map_err(|error| broken(error.to_string()))?;
-    let boc = cell.to_boc(false).map_err(|error| broken(error.to_string()))?;
+    let broken = |reason: String| ChainError::Encoding {
+        what: "wallet code",
+        reason,
+    };
+    let cell =
+        VersionHelper::get_code(WalletVersion::V4R2).map_err(|error| broken(error.to_string()))?;
+    let boc = cell
+        .to_boc(false)
+        .map_err(|error| broken(error.to_string()))?;
     Boc::decode(boc).map_err(|error| broken(error.to_string()))
 }
 
@@ -190,7 +258,12 @@ fn first_data(id: u32, key: &SigningKey) -> Result<Cell, tycho_types::error::Err
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )]
     use super::*;
     use tonlib_core::cell::{ArcCell, Cell as OtherCell};
     use tonlib_core::wallet::mnemonic::KeyPair;
@@ -212,12 +285,26 @@ mod tests {
             let twin = twin(&key, wallet.id);
             assert_eq!(wallet.address().hash, twin.address.hash_part.as_slice());
 
-            let message = OutMessage::transfer(TonAddress { workchain: 0, hash: [9; 32] }, NanoTon::from_nano(17));
-            let inner: ArcCell =
-                OtherCell::from_boc(&Boc::encode(message.to_cell().unwrap())).unwrap().to_arc();
+            let message = OutMessage::transfer(
+                TonAddress {
+                    workchain: 0,
+                    hash: [9; 32],
+                },
+                NanoTon::from_nano(17),
+            );
+            let inner: ArcCell = OtherCell::from_boc(&Boc::encode(message.to_cell().unwrap()))
+                .unwrap()
+                .to_arc();
             for seqno in [0, 3] {
-                let theirs = twin.create_external_msg(1_800_000_000, seqno, seqno == 0, [inner.clone()]).unwrap();
-                let ours = Boc::decode(wallet.transfer(seqno, 1_800_000_000, &[message.clone()]).unwrap()).unwrap();
+                let theirs = twin
+                    .create_external_msg(1_800_000_000, seqno, seqno == 0, [inner.clone()])
+                    .unwrap();
+                let ours = Boc::decode(
+                    wallet
+                        .transfer(seqno, 1_800_000_000, &[message.clone()])
+                        .unwrap(),
+                )
+                .unwrap();
                 let theirs = Boc::decode(theirs.to_boc(false).unwrap()).unwrap();
                 // Which parts of a message go into a cell of their own is the sender's choice; its content is not.
                 let content = |cell: &Cell| {
@@ -246,7 +333,10 @@ mod tests {
         for count in [0, 5] {
             assert!(matches!(
                 wallet.transfer(0, 1, &vec![message.clone(); count]),
-                Err(ChainError::Encoding { what: "wallet transfer", .. })
+                Err(ChainError::Encoding {
+                    what: "wallet transfer",
+                    ..
+                })
             ));
         }
     }

@@ -14,8 +14,14 @@ fn contracts() -> std::path::PathBuf {
 fn the_committed_hashes_are_those_of_the_committed_code() {
     let text = std::fs::read_to_string(contracts().join("code-hashes.json")).unwrap();
     let hashes: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(hashes["channel"], contract::channel_code_hash().unwrap().to_string());
-    assert_eq!(hashes["ledger"], contract::ledger_code_hash().unwrap().to_string());
+    assert_eq!(
+        hashes["channel"],
+        contract::channel_code_hash().unwrap().to_string()
+    );
+    assert_eq!(
+        hashes["ledger"],
+        contract::ledger_code_hash().unwrap().to_string()
+    );
 }
 
 /// Needs node and the compiler from npm. Where they are missing and cannot be installed, the test says so and passes,
@@ -24,7 +30,10 @@ fn the_committed_hashes_are_those_of_the_committed_code() {
 fn the_sources_compile_to_the_committed_code() {
     let directory = contracts();
     let skipped = |why: &str| {
-        assert!(std::env::var("COCOON_REQUIRE_NPM").as_deref() != Ok("1"), "COCOON_REQUIRE_NPM=1, but {why}");
+        assert!(
+            std::env::var("COCOON_REQUIRE_NPM").as_deref() != Ok("1"),
+            "COCOON_REQUIRE_NPM=1, but {why}"
+        );
         eprintln!("SKIPPED: the contracts were not recompiled: {why}");
     };
     if !directory.join("node_modules/@ton/tolk-js").exists() {
@@ -34,11 +43,20 @@ fn the_sources_compile_to_the_committed_code() {
             .output();
         match installed {
             Ok(output) if output.status.success() => {}
-            Ok(output) => return skipped(&format!("npm ci failed: {}", String::from_utf8_lossy(&output.stderr).trim())),
+            Ok(output) => {
+                return skipped(&format!(
+                    "npm ci failed: {}",
+                    String::from_utf8_lossy(&output.stderr).trim()
+                ));
+            }
             Err(error) => return skipped(&format!("npm cannot be run: {error}")),
         }
     }
-    match Command::new("node").args(["compile.mjs", "--check"]).current_dir(&directory).output() {
+    match Command::new("node")
+        .args(["compile.mjs", "--check"])
+        .current_dir(&directory)
+        .output()
+    {
         Ok(output) => assert!(
             output.status.success(),
             "{}{}",

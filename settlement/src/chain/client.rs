@@ -7,7 +7,9 @@ use cocoon_protocol::{Digest, TonAddress};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::wire::{self, Envelope};
-use super::{AccountState, BlockRef, Chain, ChainError, MethodResult, StackItem, Supply, TransactionSummary};
+use super::{
+    AccountState, BlockRef, Chain, ChainError, MethodResult, StackItem, Supply, TransactionSummary,
+};
 
 /// A whole exchange may take this long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,8 +45,15 @@ impl DevnetClient {
             // The devnet is on loopback; a proxy from the environment would not find it.
             .no_proxy()
             .build()
-            .map_err(|error| ChainError::Unreachable { endpoint: base.to_owned(), attempts: 0, reason: error.to_string() })?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+            .map_err(|error| ChainError::Unreachable {
+                endpoint: base.to_owned(),
+                attempts: 0,
+                reason: error.to_string(),
+            })?;
+        Ok(Self {
+            http,
+            base: base.trim_end_matches('/').to_owned(),
+        })
     }
 
     /// Whether blocks are being made, with the newest one. Devnet only.
@@ -54,7 +63,12 @@ impl DevnetClient {
 
     /// Makes `blocks` blocks now, the chain's clock first jumping ahead by `seconds`. Devnet only.
     pub async fn advance(&self, blocks: u32, seconds: u32) -> Result<BlockRef, ChainError> {
-        self.post(wire::PATH_ADVANCE, &wire::AdvanceRequest { blocks, seconds }, false).await
+        self.post(
+            wire::PATH_ADVANCE,
+            &wire::AdvanceRequest { blocks, seconds },
+            false,
+        )
+        .await
     }
 
     /// Stops making blocks on a timer. Devnet only.
@@ -72,8 +86,15 @@ impl DevnetClient {
         self.get(wire::PATH_SUPPLY, &()).await
     }
 
-    async fn get<Q: Serialize + Sync, T: DeserializeOwned>(&self, path: &str, query: &Q) -> Result<T, ChainError> {
-        self.call(path, true, || self.http.get(format!("{}{path}", self.base)).query(query)).await
+    async fn get<Q: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &Q,
+    ) -> Result<T, ChainError> {
+        self.call(path, true, || {
+            self.http.get(format!("{}{path}", self.base)).query(query)
+        })
+        .await
     }
 
     async fn post<B: Serialize + Sync, T: DeserializeOwned>(
@@ -82,7 +103,10 @@ impl DevnetClient {
         body: &B,
         repeatable: bool,
     ) -> Result<T, ChainError> {
-        self.call(path, repeatable, || self.http.post(format!("{}{path}", self.base)).json(body)).await
+        self.call(path, repeatable, || {
+            self.http.post(format!("{}{path}", self.base)).json(body)
+        })
+        .await
     }
 
     async fn call<T: DeserializeOwned>(
@@ -100,7 +124,11 @@ impl DevnetClient {
                 Err(Attempt::NotSent(reason)) if attempts < MAX_ATTEMPTS => reason,
                 Err(Attempt::Unknown(reason)) if repeatable && attempts < MAX_ATTEMPTS => reason,
                 Err(Attempt::NotSent(reason) | Attempt::Unknown(reason)) => {
-                    return Err(ChainError::Unreachable { endpoint: self.base.clone(), attempts, reason });
+                    return Err(ChainError::Unreachable {
+                        endpoint: self.base.clone(),
+                        attempts,
+                        reason,
+                    });
                 }
             };
             tracing::debug!(path, attempts, reason, "devnet call failed, trying again");
@@ -110,8 +138,12 @@ impl DevnetClient {
     }
 
     fn read<T: DeserializeOwned>(&self, path: &str, bytes: &[u8]) -> Result<T, ChainError> {
-        let bad = |reason: String| ChainError::BadAnswer { endpoint: format!("{}{path}", self.base), reason };
-        let envelope: Envelope<T> = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+        let bad = |reason: String| ChainError::BadAnswer {
+            endpoint: format!("{}{path}", self.base),
+            reason,
+        };
+        let envelope: Envelope<T> =
+            serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
         match (envelope.ok, envelope.result, envelope.error) {
             (true, Some(result), _) => Ok(result),
             (false, _, Some(error)) => Err(error.into()),
@@ -130,9 +162,15 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Vec<u8>, Attempt> 
         }
     })?;
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| Attempt::Unknown(error.to_string()))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| Attempt::Unknown(error.to_string()))?
+    {
         if bytes.len().saturating_add(chunk.len()) > MAX_ANSWER_BYTES {
-            return Err(Attempt::Unknown(format!("answer larger than {MAX_ANSWER_BYTES} bytes")));
+            return Err(Attempt::Unknown(format!(
+                "answer larger than {MAX_ANSWER_BYTES} bytes"
+            )));
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -150,24 +188,41 @@ impl Chain for DevnetClient {
     }
 
     async fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
-        self.get(wire::PATH_BLOCK, &wire::BlockQuery { seqno }).await
+        self.get(wire::PATH_BLOCK, &wire::BlockQuery { seqno })
+            .await
     }
 
     async fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError> {
-        let answer: wire::AccountAnswer = self.get(wire::PATH_ACCOUNT, &wire::AccountQuery { address }).await?;
+        let answer: wire::AccountAnswer = self
+            .get(wire::PATH_ACCOUNT, &wire::AccountQuery { address })
+            .await?;
         Ok(answer.account)
     }
 
     async fn send_external(&self, boc: &[u8]) -> Result<Digest, ChainError> {
         // Sent again after it was included, a message would be refused as a replay; so only what surely did not
         // arrive is repeated.
-        let answer: wire::SendAnswer =
-            self.post(wire::PATH_SEND, &wire::SendRequest { boc: boc.to_vec() }, false).await?;
+        let answer: wire::SendAnswer = self
+            .post(
+                wire::PATH_SEND,
+                &wire::SendRequest { boc: boc.to_vec() },
+                false,
+            )
+            .await?;
         Ok(answer.hash)
     }
 
-    async fn get_method(&self, address: TonAddress, method: &str, args: &[StackItem]) -> Result<MethodResult, ChainError> {
-        let request = wire::MethodRequest { address, method: method.to_owned(), stack: args.to_vec() };
+    async fn get_method(
+        &self,
+        address: TonAddress,
+        method: &str,
+        args: &[StackItem],
+    ) -> Result<MethodResult, ChainError> {
+        let request = wire::MethodRequest {
+            address,
+            method: method.to_owned(),
+            stack: args.to_vec(),
+        };
         self.post(wire::PATH_METHOD, &request, true).await
     }
 
@@ -177,6 +232,14 @@ impl Chain for DevnetClient {
         after_lt: u64,
         limit: u16,
     ) -> Result<Vec<TransactionSummary>, ChainError> {
-        self.get(wire::PATH_TRANSACTIONS, &wire::TransactionsQuery { address, after_lt, limit: Some(limit) }).await
+        self.get(
+            wire::PATH_TRANSACTIONS,
+            &wire::TransactionsQuery {
+                address,
+                after_lt,
+                limit: Some(limit),
+            },
+        )
+        .await
     }
 }

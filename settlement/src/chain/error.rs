@@ -7,7 +7,11 @@ use cocoon_protocol::{NanoTon, TonAddress};
 pub enum ChainError {
     /// No answer after the bounded retries of the client.
     #[error("no answer from {endpoint} after {attempts} attempts: {reason}")]
-    Unreachable { endpoint: String, attempts: u32, reason: String },
+    Unreachable {
+        endpoint: String,
+        attempts: u32,
+        reason: String,
+    },
     /// The server spoke, but not what the interface promises.
     #[error("{endpoint} answered something unexpected: {reason}")]
     BadAnswer { endpoint: String, reason: String },
@@ -32,24 +36,46 @@ pub enum ChainError {
     NoContract { address: TonAddress },
     /// The account holds code, but not the code this crate knows.
     #[error("the contract at {address} is not a {expected}: its code hash is {code_hash}")]
-    ForeignCode { address: TonAddress, expected: &'static str, code_hash: cocoon_protocol::Digest },
+    ForeignCode {
+        address: TonAddress,
+        expected: &'static str,
+        code_hash: cocoon_protocol::Digest,
+    },
     /// The contract's data is not laid out as its code lays it out, or belongs to another address.
     #[error("the data of the {expected} at {address} does not fit it: {reason}")]
-    BadData { address: TonAddress, expected: &'static str, reason: String },
+    BadData {
+        address: TonAddress,
+        expected: &'static str,
+        reason: String,
+    },
     /// A get method ended with an error.
     #[error("get method {method} of {address} ended with exit code {exit_code}")]
-    GetMethod { address: TonAddress, method: String, exit_code: i32 },
+    GetMethod {
+        address: TonAddress,
+        method: String,
+        exit_code: i32,
+    },
     /// A value does not fit where TON wants to put it.
     #[error("cannot encode {what}: {reason}")]
     Encoding { what: &'static str, reason: String },
     /// The wallet cannot pay this.
     #[error("wallet {wallet} holds {available}, which is less than {needed}")]
-    InsufficientBalance { wallet: TonAddress, needed: NanoTon, available: NanoTon },
+    InsufficientBalance {
+        wallet: TonAddress,
+        needed: NanoTon,
+        available: NanoTon,
+    },
     /// The message was taken, but no transaction for it was seen in time. It may still come.
     #[error("no transaction of {account} for message {message} within {waited_ms} ms")]
-    NotSeenInTime { account: TonAddress, message: cocoon_protocol::Digest, waited_ms: u64 },
+    NotSeenInTime {
+        account: TonAddress,
+        message: cocoon_protocol::Digest,
+        waited_ms: u64,
+    },
     /// A transaction was made, and failed.
-    #[error("transaction {transaction} of {account} failed: exit code {exit_code:?}, action result {action_result:?}")]
+    #[error(
+        "transaction {transaction} of {account} failed: exit code {exit_code:?}, action result {action_result:?}"
+    )]
     TransactionFailed {
         account: TonAddress,
         transaction: cocoon_protocol::Digest,
@@ -64,6 +90,12 @@ pub enum ChainError {
 impl ChainError {
     /// Whether the same call may succeed later without anything being done about it.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy { .. } | Self::NotSeenInTime { .. } | Self::Internal { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Busy { .. }
+                | Self::NotSeenInTime { .. }
+                | Self::Internal { .. }
+        )
     }
 }

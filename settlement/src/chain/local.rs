@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use cocoon_protocol::{Digest, TonAddress};
 
-use super::{AccountState, BlockRef, Chain, ChainError, MethodResult, StackItem, TransactionSummary};
+use super::{
+    AccountState, BlockRef, Chain, ChainError, MethodResult, StackItem, TransactionSummary,
+};
 use crate::devnet::Devnet;
 
 /// Shares a [`Devnet`] between whoever talks to it.
@@ -24,12 +26,18 @@ const INSTANT_BLOCK_SECONDS: u32 = 5;
 impl LocalChain {
     /// Blocks are made by the owner: `chain.devnet().advance(…)`.
     pub fn new(devnet: Devnet) -> Self {
-        Self { devnet: Arc::new(Mutex::new(devnet)), instant: false }
+        Self {
+            devnet: Arc::new(Mutex::new(devnet)),
+            instant: false,
+        }
     }
 
     /// Every accepted message makes a block.
     pub fn instant(devnet: Devnet) -> Self {
-        Self { devnet: Arc::new(Mutex::new(devnet)), instant: true }
+        Self {
+            devnet: Arc::new(Mutex::new(devnet)),
+            instant: true,
+        }
     }
 
     /// The devnet itself. Do not hold the guard across an await.
@@ -68,7 +76,12 @@ impl Chain for LocalChain {
         Ok(hash)
     }
 
-    async fn get_method(&self, address: TonAddress, method: &str, args: &[StackItem]) -> Result<MethodResult, ChainError> {
+    async fn get_method(
+        &self,
+        address: TonAddress,
+        method: &str,
+        args: &[StackItem],
+    ) -> Result<MethodResult, ChainError> {
         self.devnet().get_method(address, method, args)
     }
 

@@ -19,7 +19,8 @@ pub use client::DevnetClient;
 pub use error::ChainError;
 pub use local::LocalChain;
 pub use types::{
-    AccountState, AccountStatus, BlockRef, MethodResult, StackItem, Supply, TransactionSummary, Transfer,
+    AccountState, AccountStatus, BlockRef, MethodResult, StackItem, Supply, TransactionSummary,
+    Transfer,
 };
 
 /// Pause between two looks at an account while waiting for its transaction. A fraction of a block.
@@ -46,11 +47,20 @@ pub trait Chain: Send + Sync {
     async fn send_external(&self, boc: &[u8]) -> Result<Digest, ChainError>;
 
     /// Runs a get method on the newest state.
-    async fn get_method(&self, address: TonAddress, method: &str, args: &[StackItem]) -> Result<MethodResult, ChainError>;
+    async fn get_method(
+        &self,
+        address: TonAddress,
+        method: &str,
+        args: &[StackItem],
+    ) -> Result<MethodResult, ChainError>;
 
     /// Transactions of an account with a logical time above `after_lt`, oldest first, at most `limit` of them.
-    async fn transactions(&self, address: TonAddress, after_lt: u64, limit: u16)
-    -> Result<Vec<TransactionSummary>, ChainError>;
+    async fn transactions(
+        &self,
+        address: TonAddress,
+        after_lt: u64,
+        limit: u16,
+    ) -> Result<Vec<TransactionSummary>, ChainError>;
 }
 
 /// Waits for the transaction that `message` causes at `account`. `after_lt` is the account's `last_lt` before the
@@ -66,10 +76,16 @@ pub async fn wait_for_transaction(
     let started = tokio::time::Instant::now();
     let mut cursor = after_lt;
     loop {
-        match chain.transactions(account, cursor, wire::MAX_TRANSACTIONS_PER_PAGE).await {
+        match chain
+            .transactions(account, cursor, wire::MAX_TRANSACTIONS_PER_PAGE)
+            .await
+        {
             Ok(page) => {
                 cursor = page.last().map_or(cursor, |transaction| transaction.lt);
-                if let Some(found) = page.into_iter().find(|transaction| transaction.in_message == Some(message)) {
+                if let Some(found) = page
+                    .into_iter()
+                    .find(|transaction| transaction.in_message == Some(message))
+                {
                     return Ok(found);
                 }
             }
@@ -79,7 +95,11 @@ pub async fn wait_for_transaction(
         let waited = started.elapsed();
         if waited >= patience {
             let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-            return Err(ChainError::NotSeenInTime { account, message, waited_ms });
+            return Err(ChainError::NotSeenInTime {
+                account,
+                message,
+                waited_ms,
+            });
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }

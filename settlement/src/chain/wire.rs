@@ -112,12 +112,24 @@ pub struct WireError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    NotAccepted { exit_code: Option<i32> },
+    NotAccepted {
+        exit_code: Option<i32>,
+    },
     BadMessage,
-    Busy { waiting: usize },
-    NoSuchBlock { seqno: u32 },
-    NoContract { address: TonAddress },
-    GetMethod { address: TonAddress, method: String, exit_code: i32 },
+    Busy {
+        waiting: usize,
+    },
+    NoSuchBlock {
+        seqno: u32,
+    },
+    NoContract {
+        address: TonAddress,
+    },
+    GetMethod {
+        address: TonAddress,
+        method: String,
+        exit_code: i32,
+    },
     BadRequest,
     Internal,
 }
@@ -126,19 +138,38 @@ impl From<&ChainError> for WireError {
     fn from(error: &ChainError) -> Self {
         let fault = match error {
             ChainError::NotAccepted { exit_code, reason } => {
-                return Self { fault: Fault::NotAccepted { exit_code: *exit_code }, message: reason.clone() };
+                return Self {
+                    fault: Fault::NotAccepted {
+                        exit_code: *exit_code,
+                    },
+                    message: reason.clone(),
+                };
             }
-            ChainError::BadMessage { reason } => return Self { fault: Fault::BadMessage, message: reason.clone() },
+            ChainError::BadMessage { reason } => {
+                return Self {
+                    fault: Fault::BadMessage,
+                    message: reason.clone(),
+                };
+            }
             ChainError::Busy { waiting } => Fault::Busy { waiting: *waiting },
             ChainError::NoSuchBlock { seqno } => Fault::NoSuchBlock { seqno: *seqno },
             ChainError::NoContract { address } => Fault::NoContract { address: *address },
-            ChainError::GetMethod { address, method, exit_code } => {
-                Fault::GetMethod { address: *address, method: method.clone(), exit_code: *exit_code }
-            }
+            ChainError::GetMethod {
+                address,
+                method,
+                exit_code,
+            } => Fault::GetMethod {
+                address: *address,
+                method: method.clone(),
+                exit_code: *exit_code,
+            },
             ChainError::Encoding { .. } => Fault::BadRequest,
             _ => Fault::Internal,
         };
-        Self { fault, message: error.to_string() }
+        Self {
+            fault,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -151,8 +182,19 @@ impl From<WireError> for ChainError {
             Fault::Busy { waiting } => Self::Busy { waiting },
             Fault::NoSuchBlock { seqno } => Self::NoSuchBlock { seqno },
             Fault::NoContract { address } => Self::NoContract { address },
-            Fault::GetMethod { address, method, exit_code } => Self::GetMethod { address, method, exit_code },
-            Fault::BadRequest => Self::Encoding { what: "request", reason },
+            Fault::GetMethod {
+                address,
+                method,
+                exit_code,
+            } => Self::GetMethod {
+                address,
+                method,
+                exit_code,
+            },
+            Fault::BadRequest => Self::Encoding {
+                what: "request",
+                reason,
+            },
             Fault::Internal => Self::Internal { reason },
         }
     }
@@ -167,7 +209,9 @@ pub mod decimal {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -195,7 +239,9 @@ pub mod base64_bytes {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
+        STANDARD
+            .decode(String::deserialize(deserializer)?)
+            .map_err(D::Error::custom)
     }
 }
 
@@ -204,11 +250,19 @@ pub mod base64_option {
     use base64::{Engine, engine::general_purpose::STANDARD};
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(value: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-        value.as_ref().map(|bytes| STANDARD.encode(bytes)).serialize(serializer)
+    pub fn serialize<S: Serializer>(
+        value: &Option<Vec<u8>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value
+            .as_ref()
+            .map(|bytes| STANDARD.encode(bytes))
+            .serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<u8>>, D::Error> {
         Option::<String>::deserialize(deserializer)?
             .map(|text| STANDARD.decode(text))
             .transpose()
@@ -252,26 +306,51 @@ pub mod hex_int {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )]
     use super::*;
     use num_bigint::BigInt;
     use proptest::prelude::*;
 
     #[test]
     fn a_number_past_two_to_the_53_survives_as_a_string() {
-        let supply = super::super::types::Supply { minted: u64::MAX, balances: 1, in_flight: 0, collected: 2 };
+        let supply = super::super::types::Supply {
+            minted: u64::MAX,
+            balances: 1,
+            in_flight: 0,
+            collected: 2,
+        };
         let json = serde_json::to_value(supply).unwrap();
         assert_eq!(json["minted"], "18446744073709551615");
-        assert_eq!(serde_json::from_value::<super::super::types::Supply>(json).unwrap(), supply);
+        assert_eq!(
+            serde_json::from_value::<super::super::types::Supply>(json).unwrap(),
+            supply
+        );
     }
 
     #[test]
     fn stack_items_read_as_toncenter_writes_them() {
         let read = |text: &str| serde_json::from_str::<StackItem>(text).unwrap();
-        assert_eq!(read(r#"{"type":"num","value":"0x1f"}"#), StackItem::Num(BigInt::from(31)));
-        assert_eq!(read(r#"{"type":"num","value":"-0x1"}"#), StackItem::Num(BigInt::from(-1)));
+        assert_eq!(
+            read(r#"{"type":"num","value":"0x1f"}"#),
+            StackItem::Num(BigInt::from(31))
+        );
+        assert_eq!(
+            read(r#"{"type":"num","value":"-0x1"}"#),
+            StackItem::Num(BigInt::from(-1))
+        );
         assert_eq!(read(r#"{"type":"null"}"#), StackItem::Null);
-        assert!(serde_json::from_str::<StackItem>(&format!(r#"{{"type":"num","value":"0x1{}"}}"#, "0".repeat(65))).is_err());
+        assert!(
+            serde_json::from_str::<StackItem>(&format!(
+                r#"{{"type":"num","value":"0x1{}"}}"#,
+                "0".repeat(65)
+            ))
+            .is_err()
+        );
     }
 
     proptest! {
@@ -286,12 +365,14 @@ mod tests {
 
     #[test]
     fn no_request_body_makes_a_decoder_panic() {
-        bolero::check!().with_iterations(2000).for_each(|bytes: &[u8]| {
-            let _ = serde_json::from_slice::<SendRequest>(bytes);
-            let _ = serde_json::from_slice::<MethodRequest>(bytes);
-            let _ = serde_json::from_slice::<AdvanceRequest>(bytes);
-            let _ = serde_json::from_slice::<Envelope<Head>>(bytes);
-            let _ = std::str::from_utf8(bytes).map(hex_int::parse);
-        });
+        bolero::check!()
+            .with_iterations(2000)
+            .for_each(|bytes: &[u8]| {
+                let _ = serde_json::from_slice::<SendRequest>(bytes);
+                let _ = serde_json::from_slice::<MethodRequest>(bytes);
+                let _ = serde_json::from_slice::<AdvanceRequest>(bytes);
+                let _ = serde_json::from_slice::<Envelope<Head>>(bytes);
+                let _ = std::str::from_utf8(bytes).map(hex_int::parse);
+            });
     }
 }

@@ -6,9 +6,11 @@ use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::models::StateInit;
 
-use super::encoding::{address_of, digest, encoding, load_address, load_coins, state_init, store_address, store_coins};
-use super::message::{OutMessage, external};
 use super::channel_code;
+use super::encoding::{
+    address_of, digest, encoding, load_address, load_coins, state_init, store_address, store_coins,
+};
+use super::message::{OutMessage, external};
 use crate::chain::{AccountStatus, Chain, ChainError};
 
 /// Version of the contract and of the bytes a voucher signs.
@@ -61,7 +63,11 @@ impl ChannelState {
     /// What the deposit can still pay. Rent takes about 0.0007 TON a year from it; the contract has room for that and
     /// for the import fee of claims.
     pub fn available(&self) -> NanoTon {
-        if self.finished { NanoTon::ZERO } else { self.balance.saturating_sub(CHANNEL_RESERVE) }
+        if self.finished {
+            NanoTon::ZERO
+        } else {
+            self.balance.saturating_sub(CHANNEL_RESERVE)
+        }
     }
 
     /// The largest cumulative voucher that the deposit covers.
@@ -82,7 +88,10 @@ impl ChannelTerms {
     }
 
     pub(crate) fn state_init(&self) -> Result<StateInit, ChainError> {
-        Ok(state_init(channel_code()?, self.first_data().map_err(encoding("channel data"))?))
+        Ok(state_init(
+            channel_code()?,
+            self.first_data().map_err(encoding("channel data"))?,
+        ))
     }
 
     /// `Storage` of the contract, with nothing claimed and nothing closing.
@@ -102,17 +111,32 @@ impl ChannelTerms {
 
 /// Reads the channel at `address`; `None` where nothing is deployed. The code must be the pinned code and the address
 /// must follow from the terms, so whoever gets a state here knows how the contract will behave.
-pub async fn fetch_channel(chain: &dyn Chain, address: TonAddress) -> Result<Option<ChannelState>, ChainError> {
+pub async fn fetch_channel(
+    chain: &dyn Chain,
+    address: TonAddress,
+) -> Result<Option<ChannelState>, ChainError> {
     const EXPECTED: &str = "channel";
-    let Some(account) = chain.account(address).await? else { return Ok(None) };
+    let Some(account) = chain.account(address).await? else {
+        return Ok(None);
+    };
     if account.status != AccountStatus::Active {
         return Ok(None);
     }
-    let (Some(code_hash), Some(data)) = (account.code_hash, account.data) else { return Ok(None) };
+    let (Some(code_hash), Some(data)) = (account.code_hash, account.data) else {
+        return Ok(None);
+    };
     if code_hash != digest(channel_code()?.repr_hash()) {
-        return Err(ChainError::ForeignCode { address, expected: EXPECTED, code_hash });
+        return Err(ChainError::ForeignCode {
+            address,
+            expected: EXPECTED,
+            code_hash,
+        });
     }
-    let bad = |reason: String| ChainError::BadData { address, expected: EXPECTED, reason };
+    let bad = |reason: String| ChainError::BadData {
+        address,
+        expected: EXPECTED,
+        reason,
+    };
     let cell = Boc::decode(&data).map_err(|error| bad(error.to_string()))?;
     let stored = decode(&cell).map_err(|error| bad(error.to_string()))?;
     if stored.terms.address()? != address {
@@ -149,7 +173,18 @@ fn decode(cell: &Cell) -> Result<Stored, tycho_types::error::Error> {
     if !slice.is_data_empty() || !slice.is_refs_empty() {
         return Err(tycho_types::error::Error::InvalidData);
     }
-    Ok(Stored { terms: ChannelTerms { client, worker, client_key, nonce, close_delay_s }, claimed, close_at, finished })
+    Ok(Stored {
+        terms: ChannelTerms {
+            client,
+            worker,
+            client_key,
+            nonce,
+            close_delay_s,
+        },
+        claimed,
+        close_at,
+        finished,
+    })
 }
 
 fn body(op: u32) -> Result<Cell, ChainError> {
@@ -164,7 +199,12 @@ fn body(op: u32) -> Result<Cell, ChainError> {
 /// the rest can be claimed.
 pub fn open_message(terms: &ChannelTerms, deposit: NanoTon) -> Result<OutMessage, ChainError> {
     let init = terms.state_init()?;
-    Ok(OutMessage::deploy(address_of(&init)?, deposit, init, body(OP_TOP_UP)?))
+    Ok(OutMessage::deploy(
+        address_of(&init)?,
+        deposit,
+        init,
+        body(OP_TOP_UP)?,
+    ))
 }
 
 /// Adds to the deposit.
@@ -191,5 +231,9 @@ pub fn claim_message(voucher: &SignedVoucher) -> Result<Vec<u8>, ChainError> {
         body.store_raw(&voucher.signature, 512)?;
         body.build()
     };
-    external(voucher.voucher.channel, None, build().map_err(encoding("claim"))?)
+    external(
+        voucher.voucher.channel,
+        None,
+        build().map_err(encoding("claim"))?,
+    )
 }

@@ -10,7 +10,10 @@ use crate::chain::ChainError;
 
 /// Names what could not be put into a cell.
 pub(crate) fn encoding(what: &'static str) -> impl FnOnce(tycho_types::error::Error) -> ChainError {
-    move |error| ChainError::Encoding { what, reason: error.to_string() }
+    move |error| ChainError::Encoding {
+        what,
+        reason: error.to_string(),
+    }
 }
 
 pub(crate) fn digest(hash: &HashBytes) -> Digest {
@@ -22,7 +25,10 @@ pub(crate) fn std_addr(address: TonAddress) -> StdAddr {
 }
 
 pub(crate) fn ton_address(address: &StdAddr) -> TonAddress {
-    TonAddress { workchain: address.workchain, hash: address.address.0 }
+    TonAddress {
+        workchain: address.workchain,
+        hash: address.address.0,
+    }
 }
 
 /// The address where it is an ordinary one.
@@ -42,16 +48,24 @@ pub(crate) fn nano_ton(tokens: Tokens) -> NanoTon {
     NanoTon::from_nano(u64::try_from(tokens.into_inner()).unwrap_or(u64::MAX))
 }
 
-pub(crate) fn store_address(builder: &mut CellBuilder, address: TonAddress) -> Result<(), tycho_types::error::Error> {
+pub(crate) fn store_address(
+    builder: &mut CellBuilder,
+    address: TonAddress,
+) -> Result<(), tycho_types::error::Error> {
     std_addr(address).store_into(builder, Cell::empty_context())
 }
 
-pub(crate) fn store_coins(builder: &mut CellBuilder, amount: NanoTon) -> Result<(), tycho_types::error::Error> {
+pub(crate) fn store_coins(
+    builder: &mut CellBuilder,
+    amount: NanoTon,
+) -> Result<(), tycho_types::error::Error> {
     tokens(amount).store_into(builder, Cell::empty_context())
 }
 
 /// An address stored by a contract as `address`: `addr_std` without anycast.
-pub(crate) fn load_address(slice: &mut CellSlice<'_>) -> Result<TonAddress, tycho_types::error::Error> {
+pub(crate) fn load_address(
+    slice: &mut CellSlice<'_>,
+) -> Result<TonAddress, tycho_types::error::Error> {
     let address = StdAddr::load_from(slice)?;
     if address.anycast.is_some() {
         return Err(tycho_types::error::Error::InvalidData);
@@ -67,11 +81,20 @@ pub(crate) fn load_coins(slice: &mut CellSlice<'_>) -> Result<NanoTon, tycho_typ
 
 /// Code and first data of a contract.
 pub(crate) fn state_init(code: Cell, data: Cell) -> StateInit {
-    StateInit { split_depth: None, special: None, code: Some(code), data: Some(data), libraries: Dict::new() }
+    StateInit {
+        split_depth: None,
+        special: None,
+        code: Some(code),
+        data: Some(data),
+        libraries: Dict::new(),
+    }
 }
 
 /// The base-chain address of a contract that starts with this state: the hash of its StateInit.
 pub(crate) fn address_of(init: &StateInit) -> Result<TonAddress, ChainError> {
     let cell = CellBuilder::build_from(init).map_err(encoding("state init"))?;
-    Ok(TonAddress { workchain: 0, hash: cell.repr_hash().0 })
+    Ok(TonAddress {
+        workchain: 0,
+        hash: cell.repr_hash().0,
+    })
 }

@@ -6,7 +6,9 @@ use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::models::StateInit;
 
-use super::encoding::{address_of, digest, encoding, load_address, load_coins, state_init, store_address, store_coins};
+use super::encoding::{
+    address_of, digest, encoding, load_address, load_coins, state_init, store_address, store_coins,
+};
 use super::ledger_code;
 use super::message::{OutMessage, external};
 use crate::chain::{AccountStatus, Chain, ChainError};
@@ -54,7 +56,11 @@ impl LedgerState {
     /// The root of a batch, where it is still remembered.
     pub fn root_of(&self, seqno: u32) -> Option<Digest> {
         let age = usize::try_from(self.seqno.checked_sub(seqno)?).ok()?;
-        if seqno == 0 { None } else { self.roots.get(age).copied() }
+        if seqno == 0 {
+            None
+        } else {
+            self.roots.get(age).copied()
+        }
     }
 }
 
@@ -116,25 +122,50 @@ impl LedgerTerms {
             data.store_reference(earlier.build()?)?;
             data.build()
         };
-        Ok(state_init(ledger_code()?, build().map_err(encoding("ledger data"))?))
+        Ok(state_init(
+            ledger_code()?,
+            build().map_err(encoding("ledger data"))?,
+        ))
     }
 }
 
 /// Reads the ledger at `address`; `None` where nothing is deployed. The code must be the pinned code.
-pub async fn fetch_ledger(chain: &dyn Chain, address: TonAddress) -> Result<Option<LedgerState>, ChainError> {
+pub async fn fetch_ledger(
+    chain: &dyn Chain,
+    address: TonAddress,
+) -> Result<Option<LedgerState>, ChainError> {
     const EXPECTED: &str = "ledger";
-    let Some(account) = chain.account(address).await? else { return Ok(None) };
+    let Some(account) = chain.account(address).await? else {
+        return Ok(None);
+    };
     if account.status != AccountStatus::Active {
         return Ok(None);
     }
-    let (Some(code_hash), Some(data)) = (account.code_hash, account.data) else { return Ok(None) };
+    let (Some(code_hash), Some(data)) = (account.code_hash, account.data) else {
+        return Ok(None);
+    };
     if code_hash != digest(ledger_code()?.repr_hash()) {
-        return Err(ChainError::ForeignCode { address, expected: EXPECTED, code_hash });
+        return Err(ChainError::ForeignCode {
+            address,
+            expected: EXPECTED,
+            code_hash,
+        });
     }
-    let bad = |reason: String| ChainError::BadData { address, expected: EXPECTED, reason };
+    let bad = |reason: String| ChainError::BadData {
+        address,
+        expected: EXPECTED,
+        reason,
+    };
     let cell = Boc::decode(&data).map_err(|error| bad(error.to_string()))?;
-    let state = decode(&cell, address, account.balance, account.last_lt).map_err(|error| bad(error.to_string()))?;
-    if (LedgerTerms { owner: state.owner, key: state.key }).address()? != address {
+    let state = decode(&cell, address, account.balance, account.last_lt)
+        .map_err(|error| bad(error.to_string()))?;
+    if (LedgerTerms {
+        owner: state.owner,
+        key: state.key,
+    })
+    .address()?
+        != address
+    {
         return Err(bad("the terms belong to another address".to_owned()));
     }
     Ok(Some(state))
@@ -154,18 +185,40 @@ fn decode(
     let jobs = slice.load_u64()?;
     let total = load_coins(&mut slice)?;
     let mut earlier = slice.load_reference_as_slice()?;
-    let roots =
-        [newest, digest(&earlier.load_u256()?), digest(&earlier.load_u256()?), digest(&earlier.load_u256()?)];
+    let roots = [
+        newest,
+        digest(&earlier.load_u256()?),
+        digest(&earlier.load_u256()?),
+        digest(&earlier.load_u256()?),
+    ];
     if !slice.is_data_empty() || !slice.is_refs_empty() {
         return Err(tycho_types::error::Error::InvalidData);
     }
-    Ok(LedgerState { address, owner, key, balance, seqno, jobs, total, roots, last_lt })
+    Ok(LedgerState {
+        address,
+        owner,
+        key,
+        balance,
+        seqno,
+        jobs,
+        total,
+        roots,
+        last_lt,
+    })
 }
 
 /// Deploys the ledger with coins for its commits, each about 0.0004 TON.
-pub fn deploy_ledger_message(terms: &LedgerTerms, value: NanoTon) -> Result<OutMessage, ChainError> {
+pub fn deploy_ledger_message(
+    terms: &LedgerTerms,
+    value: NanoTon,
+) -> Result<OutMessage, ChainError> {
     let init = terms.state_init()?;
-    Ok(OutMessage::deploy(address_of(&init)?, value, init, Cell::default()))
+    Ok(OutMessage::deploy(
+        address_of(&init)?,
+        value,
+        init,
+        Cell::default(),
+    ))
 }
 
 /// Returns everything above [`LEDGER_RESERVE`] to the owner, who must be the one to send it.
@@ -180,7 +233,11 @@ pub fn withdraw_message(ledger: TonAddress) -> Result<OutMessage, ChainError> {
 }
 
 /// Signs a commit and wraps it as an external message (bag of cells).
-pub fn commit_message(commit: &Commit, key: &SigningKey, global_id: i32) -> Result<Vec<u8>, ChainError> {
+pub fn commit_message(
+    commit: &Commit,
+    key: &SigningKey,
+    global_id: i32,
+) -> Result<Vec<u8>, ChainError> {
     let signed = commit.signed_bytes(global_id);
     let signature = key.sign(&signed).to_bytes();
     let build = || {

@@ -4,7 +4,8 @@ use cocoon_protocol::{NanoTon, TonAddress};
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, CellSliceParts};
 use tycho_types::models::{
-    CurrencyCollection, ExtInMsgInfo, IntAddr, MsgInfo, OwnedMessage, OwnedRelaxedMessage, RelaxedIntMsgInfo, RelaxedMsgInfo, StateInit,
+    CurrencyCollection, ExtInMsgInfo, IntAddr, MsgInfo, OwnedMessage, OwnedRelaxedMessage,
+    RelaxedIntMsgInfo, RelaxedMsgInfo, StateInit,
 };
 use tycho_types::num::Tokens;
 
@@ -25,18 +26,41 @@ pub struct OutMessage {
 impl OutMessage {
     /// Plain coins. They stay even where nothing is deployed yet.
     pub fn transfer(destination: TonAddress, value: NanoTon) -> Self {
-        Self { destination, value, bounce: false, init: None, body: Cell::default() }
+        Self {
+            destination,
+            value,
+            bounce: false,
+            init: None,
+            body: Cell::default(),
+        }
     }
 
     /// A call of a contract that exists; coins come back if it refuses.
     pub(crate) fn call(destination: TonAddress, value: NanoTon, body: Cell) -> Self {
-        Self { destination, value, bounce: true, init: None, body }
+        Self {
+            destination,
+            value,
+            bounce: true,
+            init: None,
+            body,
+        }
     }
 
     /// A first message that brings the contract's code along. It bounces too: sent to a contract that is there already
     /// and refuses it, the coins come back.
-    pub(crate) fn deploy(destination: TonAddress, value: NanoTon, init: StateInit, body: Cell) -> Self {
-        Self { destination, value, bounce: true, init: Some(init), body }
+    pub(crate) fn deploy(
+        destination: TonAddress,
+        value: NanoTon,
+        init: StateInit,
+        body: Cell,
+    ) -> Self {
+        Self {
+            destination,
+            value,
+            bounce: true,
+            init: Some(init),
+            body,
+        }
     }
 
     /// Where it goes.
@@ -55,23 +79,39 @@ impl OutMessage {
             ihr_disabled: true,
             bounce: self.bounce,
             dst: IntAddr::Std(std_addr(self.destination)),
-            value: CurrencyCollection { tokens: tokens(self.value), ..Default::default() },
+            value: CurrencyCollection {
+                tokens: tokens(self.value),
+                ..Default::default()
+            },
             ..Default::default()
         });
-        let message =
-            OwnedRelaxedMessage { info, init: self.init.clone(), body: CellSliceParts::from(self.body.clone()), layout: None };
+        let message = OwnedRelaxedMessage {
+            info,
+            init: self.init.clone(),
+            body: CellSliceParts::from(self.body.clone()),
+            layout: None,
+        };
         CellBuilder::build_from(message).map_err(encoding("internal message"))
     }
 }
 
 /// An external message as a bag of cells, ready for [`Chain::send_external`](crate::chain::Chain::send_external).
-pub(crate) fn external(destination: TonAddress, init: Option<StateInit>, body: Cell) -> Result<Vec<u8>, ChainError> {
+pub(crate) fn external(
+    destination: TonAddress,
+    init: Option<StateInit>,
+    body: Cell,
+) -> Result<Vec<u8>, ChainError> {
     let info = MsgInfo::ExtIn(ExtInMsgInfo {
         src: None,
         dst: IntAddr::Std(std_addr(destination)),
         import_fee: Tokens::ZERO,
     });
-    let message = OwnedMessage { info, init, body: CellSliceParts::from(body), layout: None };
+    let message = OwnedMessage {
+        info,
+        init,
+        body: CellSliceParts::from(body),
+        layout: None,
+    };
     let cell = CellBuilder::build_from(message).map_err(encoding("external message"))?;
     Ok(Boc::encode(&cell))
 }

@@ -17,12 +17,12 @@ use tycho_types::cell::Cell;
 use crate::chain::ChainError;
 
 pub use channel::{
-    CHANNEL_RESERVE, CONTRACT_VERSION, ChannelState, ChannelTerms, MIN_CLAIM, claim_message, fetch_channel,
-    finish_message, open_message, start_close_message, top_up_message,
+    CHANNEL_RESERVE, CONTRACT_VERSION, ChannelState, ChannelTerms, MIN_CLAIM, claim_message,
+    fetch_channel, finish_message, open_message, start_close_message, top_up_message,
 };
 pub use ledger_contract::{
-    Commit, KEPT_ROOTS, LEDGER_RESERVE, LedgerState, LedgerTerms, commit_message, deploy_ledger_message, fetch_ledger,
-    withdraw_message,
+    Commit, KEPT_ROOTS, LEDGER_RESERVE, LedgerState, LedgerTerms, commit_message,
+    deploy_ledger_message, fetch_ledger, withdraw_message,
 };
 pub use message::OutMessage;
 pub(crate) use message::external as external_message;
@@ -70,9 +70,10 @@ pub(crate) fn ledger_code() -> Result<Cell, ChainError> {
 }
 
 fn committed(code: &LazyLock<Option<Cell>>) -> Result<Cell, ChainError> {
-    LazyLock::force(code)
-        .clone()
-        .ok_or(ChainError::Encoding { what: "contract code", reason: "the committed bag of cells is broken".to_owned() })
+    LazyLock::force(code).clone().ok_or(ChainError::Encoding {
+        what: "contract code",
+        reason: "the committed bag of cells is broken".to_owned(),
+    })
 }
 
 /// Hash of the channel's code; every channel this crate talks to has it.

@@ -56,7 +56,9 @@ pub(super) fn no_account() -> Result<ShardAccount, ChainError> {
 }
 
 pub(super) fn broken(what: &'static str) -> impl FnOnce(tycho_types::error::Error) -> ChainError {
-    move |error| ChainError::Internal { reason: format!("{what}: {error}") }
+    move |error| ChainError::Internal {
+        reason: format!("{what}: {error}"),
+    }
 }
 
 /// Asks whether the account would accept an external message, running its code up to ACCEPT.
@@ -69,12 +71,9 @@ pub(super) fn check(
 ) -> Result<(), ChainError> {
     let params = context.params();
     let mut inspector = ExecutorInspector::default();
-    let outcome = Executor::new(&params, &network.parsed).with_min_lt(context.lt).check_ordinary_ext(
-        &std_addr(address),
-        message,
-        account,
-        Some(&mut inspector),
-    );
+    let outcome = Executor::new(&params, &network.parsed)
+        .with_min_lt(context.lt)
+        .check_ordinary_ext(&std_addr(address), message, account, Some(&mut inspector));
     match outcome {
         Ok(()) => Ok(()),
         Err(TxError::Skipped) => Err(ChainError::NotAccepted {
@@ -84,9 +83,10 @@ pub(super) fn check(
                 None => "the account has no code, or no coins to take the message in".to_owned(),
             },
         }),
-        Err(TxError::Fatal(error)) => {
-            Err(ChainError::NotAccepted { exit_code: None, reason: format!("cannot be executed: {error}") })
-        }
+        Err(TxError::Fatal(error)) => Err(ChainError::NotAccepted {
+            exit_code: None,
+            reason: format!("cannot be executed: {error}"),
+        }),
     }
 }
 
@@ -102,12 +102,19 @@ pub(super) fn execute(
 ) -> Result<Option<Executed>, ChainError> {
     let params = context.params();
     let executor = Executor::new(&params, &network.parsed).with_min_lt(min_lt);
-    let uncommitted = match executor.begin_ordinary(&std_addr(address), external, message.clone(), account) {
-        Ok(uncommitted) => uncommitted,
-        Err(TxError::Skipped) => return Ok(None),
-        Err(TxError::Fatal(error)) => return Err(ChainError::Internal { reason: format!("executor: {error}") }),
-    };
-    let output = uncommitted.commit().map_err(|error| ChainError::Internal { reason: format!("executor: {error}") })?;
+    let uncommitted =
+        match executor.begin_ordinary(&std_addr(address), external, message.clone(), account) {
+            Ok(uncommitted) => uncommitted,
+            Err(TxError::Skipped) => return Ok(None),
+            Err(TxError::Fatal(error)) => {
+                return Err(ChainError::Internal {
+                    reason: format!("executor: {error}"),
+                });
+            }
+        };
+    let output = uncommitted.commit().map_err(|error| ChainError::Internal {
+        reason: format!("executor: {error}"),
+    })?;
     let sent = output
         .transaction_meta
         .out_msgs
@@ -117,7 +124,9 @@ pub(super) fn execute(
         .collect();
     let fees = nano_ton(output.transaction_meta.total_fees)
         .checked_add(nano_ton(output.burned))
-        .ok_or(ChainError::Internal { reason: "fees past 2^64".to_owned() })?;
+        .ok_or(ChainError::Internal {
+            reason: "fees past 2^64".to_owned(),
+        })?;
     Ok(Some(Executed {
         lt: output.new_state.last_trans_lt,
         next_lt: output.transaction_meta.next_lt,

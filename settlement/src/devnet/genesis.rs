@@ -4,7 +4,8 @@ use cocoon_protocol::{Digest, NanoTon};
 use ed25519_dalek::SigningKey;
 use tycho_types::cell::{Cell, CellBuilder, CellFamily, HashBytes, Lazy, Store};
 use tycho_types::models::{
-    Account, AccountState, CurrencyCollection, IntAddr, OptionalAccount, ShardAccount, StorageInfo, StorageUsed,
+    Account, AccountState, CurrencyCollection, IntAddr, OptionalAccount, ShardAccount, StorageInfo,
+    StorageUsed,
 };
 use tycho_types::num::VarUint56;
 
@@ -25,7 +26,11 @@ pub fn faucet() -> Result<Wallet, ChainError> {
 
 pub(super) fn create(unix: u32) -> Result<(Meta, Batch), ChainError> {
     let faucet = faucet()?;
-    let head = BlockRef { seqno: 0, hash: block_hash(0, Digest::from_bytes([0; 32]), unix, &[]), unix };
+    let head = BlockRef {
+        seqno: 0,
+        hash: block_hash(0, Digest::from_bytes([0; 32]), unix, &[]),
+        unix,
+    };
     let meta = Meta {
         global_id: GLOBAL_ID,
         head,
@@ -37,27 +42,43 @@ pub(super) fn create(unix: u32) -> Result<(Meta, Batch), ChainError> {
     };
     let account = active(&faucet, MINTED, unix).map_err(broken("genesis"))?;
     let mut batch = Batch::new();
-    batch.insert(storage::account_key(faucet.address()), Some(encode_account(&account)?));
+    batch.insert(
+        storage::account_key(faucet.address()),
+        Some(encode_account(&account)?),
+    );
     batch.insert(storage::block_key(0), Some(encode_json(&head)?));
     batch.insert(META.to_vec(), Some(encode_json(&meta)?));
     Ok((meta, batch))
 }
 
 /// An account as if a transaction had deployed the wallet in block 0.
-fn active(wallet: &Wallet, balance: NanoTon, unix: u32) -> Result<ShardAccount, tycho_types::error::Error> {
+fn active(
+    wallet: &Wallet,
+    balance: NanoTon,
+    unix: u32,
+) -> Result<ShardAccount, tycho_types::error::Error> {
     const LT: u64 = 2;
-    let balance = CurrencyCollection { tokens: tokens(balance), ..CurrencyCollection::ZERO };
+    let balance = CurrencyCollection {
+        tokens: tokens(balance),
+        ..CurrencyCollection::ZERO
+    };
     let state = AccountState::Active(wallet.state_init().clone());
     // Rent is charged for AccountStorage: last_trans_lt, balance and state.
     let mut stored = CellBuilder::new();
     stored.store_u64(LT)?;
     balance.store_into(&mut stored, Cell::empty_context())?;
     state.store_into(&mut stored, Cell::empty_context())?;
-    let size = stored.build()?.compute_unique_stats(1 << 10).ok_or(tycho_types::error::Error::Cancelled)?;
+    let size = stored
+        .build()?
+        .compute_unique_stats(1 << 10)
+        .ok_or(tycho_types::error::Error::Cancelled)?;
     let account = Account {
         address: IntAddr::Std(std_addr(wallet.address())),
         storage_stat: StorageInfo {
-            used: StorageUsed { cells: VarUint56::new(size.cell_count), bits: VarUint56::new(size.bit_count) },
+            used: StorageUsed {
+                cells: VarUint56::new(size.cell_count),
+                bits: VarUint56::new(size.bit_count),
+            },
             last_paid: unix,
             ..StorageInfo::default()
         },

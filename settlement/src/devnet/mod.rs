@@ -33,7 +33,9 @@ use self::execution::{BlockContext, broken, carried, destination};
 use self::network::Network;
 use self::storage::{ACCOUNTS, Batch, IN_FLIGHT, META, Scan, Storage};
 use crate::chain::wire::{MAX_STACK_ARGS, MAX_TRANSACTIONS_PER_PAGE};
-use crate::chain::{AccountState, BlockRef, ChainError, MethodResult, StackItem, Supply, TransactionSummary};
+use crate::chain::{
+    AccountState, BlockRef, ChainError, MethodResult, StackItem, Supply, TransactionSummary,
+};
 use crate::contract::encoding::{digest, standard};
 
 pub use genesis::{FAUCET_SEED, faucet};
@@ -43,7 +45,7 @@ pub use server::{ServeConfig, serve};
 pub const GLOBAL_ID: i32 = -31337;
 /// All coins there will ever be.
 pub const MINTED: NanoTon = NanoTon::from_nano(1_000_000_000_000_000);
-/// Largest external message in bytes (`max_ext_msg_size` of ConfigParam 43).
+/// Largest external message in bytes (`max_ext_msg_size`, TON's default).
 pub const MAX_EXTERNAL_BYTES: usize = 65_535;
 /// External messages that may wait for a block.
 pub const MAX_WAITING_EXTERNALS: usize = 1024;
@@ -80,6 +82,7 @@ pub struct Devnet {
     storage: Storage,
     meta: Meta,
     waiting: VecDeque<Waiting>,
+    block_limit: usize,
 }
 
 impl Devnet {
@@ -96,15 +99,24 @@ impl Devnet {
     fn with_storage(mut storage: Storage, genesis_unix: u32) -> Result<Self, ChainError> {
         let network = Network::with_global_id(GLOBAL_ID)?;
         let meta = match storage.get(META)? {
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| ChainError::Internal { reason: format!("chain store: {error}") })?,
+            Some(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| ChainError::Internal {
+                    reason: format!("chain store: {error}"),
+                })?
+            }
             None => {
                 let (meta, batch) = genesis::create(genesis_unix)?;
                 storage.write(batch, true)?;
                 meta
             }
         };
-        Ok(Self { network, storage, meta, waiting: VecDeque::new() })
+        Ok(Self {
+            network,
+            storage,
+            meta,
+            waiting: VecDeque::new(),
+            block_limit: MAX_TRANSACTIONS_PER_BLOCK,
+        })
     }
 
     /// See [`Chain::global_id`](crate::chain::Chain::global_id).
@@ -117,15 +129,20 @@ impl Devnet {
         self.meta.head
     }
 
-    /// Seconds by which the chain's clock is ahead of the one its blocks are made by.
+    /// Seconds by which the chain's clock is ahead of the machine's.
     pub fn clock_ahead(&self) -> u32 {
         self.meta.clock_ahead
     }
 
     /// The block with this number.
     pub fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
-        let bytes = self.storage.get(&storage::block_key(seqno))?.ok_or(ChainError::NoSuchBlock { seqno })?;
-        serde_json::from_slice(&bytes).map_err(|error| ChainError::Internal { reason: format!("chain store: {error}") })
+        let bytes = self
+            .storage
+            .get(&storage::block_key(seqno))?
+            .ok_or(ChainError::NoSuchBlock { seqno })?;
+        serde_json::from_slice(&bytes).map_err(|error| ChainError::Internal {
+            reason: format!("chain store: {error}"),
+        })
     }
 
     /// An account; `None` where nothing ever arrived.
@@ -136,7 +153,9 @@ impl Devnet {
     fn shard_account(&self, address: TonAddress) -> Result<ShardAccount, ChainError> {
         match self.storage.get(&storage::account_key(address))? {
             Some(bytes) => {
-                let cell = Boc::decode(bytes).map_err(|error| ChainError::Internal { reason: error.to_string() })?;
+                let cell = Boc::decode(bytes).map_err(|error| ChainError::Internal {
+                    reason: error.to_string(),
+                })?;
                 let mut slice = cell.as_slice().map_err(broken("account"))?;
                 ShardAccount::load_from(&mut slice).map_err(broken("account"))
             }
@@ -157,13 +176,26 @@ impl Devnet {
             return Ok(page);
         }
         let prefix = storage::transactions_prefix(address);
-        self.storage.scan(&prefix, &storage::transaction_key(address, after_lt), |_, value| {
-            let broken = || ChainError::Internal { reason: "chain store: transaction".to_owned() };
-            let (block, boc) = value.split_first_chunk::<4>().ok_or_else(broken)?;
-            let cell = Boc::decode(boc).map_err(|_| broken())?;
-            page.push(report::transaction(address, u32::from_be_bytes(*block), &cell).map_err(|_| broken())?);
-            Ok(if page.len() < limit { Scan::On } else { Scan::Stop })
-        })?;
+        self.storage.scan(
+            &prefix,
+            &storage::transaction_key(address, after_lt),
+            |_, value| {
+                let broken = || ChainError::Internal {
+                    reason: "chain store: transaction".to_owned(),
+                };
+                let (block, boc) = value.split_first_chunk::<4>().ok_or_else(broken)?;
+                let cell = Boc::decode(boc).map_err(|_| broken())?;
+                page.push(
+                    report::transaction(address, u32::from_be_bytes(*block), &cell)
+                        .map_err(|_| broken())?,
+                );
+                Ok(if page.len() < limit {
+                    Scan::On
+                } else {
+                    Scan::Stop
+                })
+            },
+        )?;
         Ok(page)
     }
 
@@ -177,12 +209,20 @@ impl Devnet {
         if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
             return Err(ChainError::Encoding {
                 what: "get method call",
-                reason: format!("at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"),
+                reason: format!(
+                    "at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"
+                ),
             });
         }
-        let account = self.shard_account(address)?.load_account().map_err(broken("account"))?;
+        let account = self
+            .shard_account(address)?
+            .load_account()
+            .map_err(broken("account"))?;
         let account = account.ok_or(ChainError::NoContract { address })?;
-        let arguments = args.iter().map(|item| report::to_vm(item, 0)).collect::<Result<Vec<_>, _>>()?;
+        let arguments = args
+            .iter()
+            .map(|item| report::to_vm(item, 0))
+            .collect::<Result<Vec<_>, _>>()?;
         let caller = VmCaller {
             libraries: Dict::new(),
             behaviour_modifiers: Default::default(),
@@ -190,14 +230,25 @@ impl Devnet {
         };
         let mut conditions = VmGetterArgs::default();
         conditions.now = self.meta.head.unix;
-        let output = caller.call_getter_ext(&account, method, arguments, &conditions, None).map_err(|error| match error {
-            VmGetterError::NoCode => ChainError::NoContract { address },
-            VmGetterError::InvalidConfig(error) => ChainError::Internal { reason: error.to_string() },
-        })?;
+        let output = caller
+            .call_getter_ext(&account, method, arguments, &conditions, None)
+            .map_err(|error| match error {
+                VmGetterError::NoCode => ChainError::NoContract { address },
+                VmGetterError::InvalidConfig(error) => ChainError::Internal {
+                    reason: error.to_string(),
+                },
+            })?;
         if !output.success {
-            return Err(ChainError::GetMethod { address, method: method.to_owned(), exit_code: output.exit_code });
+            return Err(ChainError::GetMethod {
+                address,
+                method: method.to_owned(),
+                exit_code: output.exit_code,
+            });
         }
-        Ok(MethodResult { stack: report::stack(&output.stack)?, gas_used: output.gas_used })
+        Ok(MethodResult {
+            stack: report::stack(&output.stack)?,
+            gas_used: output.gas_used,
+        })
     }
 
     /// Takes an external message (bag of cells) for the next block if its account accepts it now. It may still be
@@ -205,22 +256,42 @@ impl Devnet {
     pub fn submit(&mut self, boc: &[u8]) -> Result<Digest, ChainError> {
         let bad = |reason: String| ChainError::BadMessage { reason };
         if boc.len() > MAX_EXTERNAL_BYTES {
-            return Err(bad(format!("{} bytes, at most {MAX_EXTERNAL_BYTES}", boc.len())));
+            return Err(bad(format!(
+                "{} bytes, at most {MAX_EXTERNAL_BYTES}",
+                boc.len()
+            )));
         }
         let message = Boc::decode(boc).map_err(|error| bad(error.to_string()))?;
-        let parsed = message.parse::<OwnedMessage>().map_err(|error| bad(error.to_string()))?;
-        let MsgInfo::ExtIn(info) = &parsed.info else { return Err(bad("not an external message".to_owned())) };
-        let account = standard(&info.dst).ok_or_else(|| bad("not an ordinary address".to_owned()))?;
+        let parsed = message
+            .parse::<OwnedMessage>()
+            .map_err(|error| bad(error.to_string()))?;
+        let MsgInfo::ExtIn(info) = &parsed.info else {
+            return Err(bad("not an external message".to_owned()));
+        };
+        let account =
+            standard(&info.dst).ok_or_else(|| bad("not an ordinary address".to_owned()))?;
         let hash = digest(message.repr_hash());
         if self.waiting.iter().any(|waiting| waiting.hash == hash) {
             return Ok(hash);
         }
         if self.waiting.len() >= MAX_WAITING_EXTERNALS {
-            return Err(ChainError::Busy { waiting: self.waiting.len() });
+            return Err(ChainError::Busy {
+                waiting: self.waiting.len(),
+            });
         }
         let context = self.context(self.meta.head.unix);
-        execution::check(&self.network, context, account, &self.shard_account(account)?, message.clone())?;
-        self.waiting.push_back(Waiting { hash, account, message });
+        execution::check(
+            &self.network,
+            context,
+            account,
+            &self.shard_account(account)?,
+            message.clone(),
+        )?;
+        self.waiting.push_back(Waiting {
+            hash,
+            account,
+            message,
+        });
         Ok(hash)
     }
 
@@ -230,21 +301,28 @@ impl Devnet {
         BlockContext { unix, lt, seed }
     }
 
-    /// Lets the chain's clock jump; later blocks made at `unix` carry `unix + clock_ahead`.
+    /// Lowers how many transactions fit into a block, to see what congestion does. At least one fits.
+    pub fn limit_blocks(&mut self, transactions: usize) {
+        self.block_limit = transactions.clamp(1, MAX_TRANSACTIONS_PER_BLOCK);
+    }
+
+    /// Lets the clock that [`serve`] makes blocks by run ahead of the machine's, from the next block on and for good.
     pub fn jump(&mut self, seconds: u32) {
         // Written with the next block.
         self.meta.clock_ahead = self.meta.clock_ahead.saturating_add(seconds);
     }
 
-    /// Makes the next block at this time (seconds since 1970, before [`Self::jump`]s), or at the time of the block
-    /// before if that is later.
+    /// Makes the next block at this time (seconds since 1970), or at the time of the block before if that is later.
     pub fn advance(&mut self, unix: u32) -> Result<BlockRef, ChainError> {
         let head = self.meta.head;
-        let unix = unix.saturating_add(self.meta.clock_ahead).max(head.unix);
-        let seqno = head.seqno.checked_add(1).ok_or(ChainError::Internal { reason: "the last block".to_owned() })?;
+        let unix = unix.max(head.unix);
+        let seqno = head.seqno.checked_add(1).ok_or(ChainError::Internal {
+            reason: "the last block".to_owned(),
+        })?;
         let mut block = BlockBuilder {
             context: self.context(unix),
             seqno,
+            limit: self.block_limit,
             next_lt: 0,
             collected: self.meta.collected,
             accounts: BTreeMap::new(),
@@ -256,7 +334,12 @@ impl Devnet {
 
         let mut left_over = Vec::new();
         self.storage.scan(IN_FLIGHT, IN_FLIGHT, |key, value| {
-            left_over.push((key.to_vec(), Boc::decode(value).map_err(|e| ChainError::Internal { reason: e.to_string() })?));
+            left_over.push((
+                key.to_vec(),
+                Boc::decode(value).map_err(|e| ChainError::Internal {
+                    reason: e.to_string(),
+                })?,
+            ));
             Ok(Scan::On)
         })?;
         for (key, message) in left_over {
@@ -276,16 +359,28 @@ impl Devnet {
 
         let mut meta = self.meta.clone();
         for message in std::mem::take(&mut block.queue) {
-            block.batch.insert(storage::in_flight_key(meta.in_flight_next), Some(Boc::encode(&message)));
+            block.batch.insert(
+                storage::in_flight_key(meta.in_flight_next),
+                Some(Boc::encode(&message)),
+            );
             meta.in_flight_next = meta.in_flight_next.saturating_add(1);
         }
-        meta.head = BlockRef { seqno, hash: block_hash(seqno, head.hash, unix, &block.hashes), unix };
+        meta.head = BlockRef {
+            seqno,
+            hash: block_hash(seqno, head.hash, unix, &block.hashes),
+            unix,
+        };
         meta.next_lt = block.next_lt;
         meta.collected = block.collected;
         for (address, account) in &block.accounts {
-            block.batch.insert(storage::account_key(*address), account.as_ref().map(encode_account).transpose()?);
+            block.batch.insert(
+                storage::account_key(*address),
+                account.as_ref().map(encode_account).transpose()?,
+            );
         }
-        block.batch.insert(storage::block_key(seqno), Some(encode_json(&meta.head)?));
+        block
+            .batch
+            .insert(storage::block_key(seqno), Some(encode_json(&meta.head)?));
         block.batch.insert(META.to_vec(), Some(encode_json(&meta)?));
         // An empty block may be lost with the machine: another one will do.
         let durable = !block.hashes.is_empty();
@@ -296,19 +391,27 @@ impl Devnet {
 
     /// Where all coins are.
     pub fn supply(&self) -> Result<Supply, ChainError> {
-        let overflow = || ChainError::Internal { reason: "more coins than 2^64".to_owned() };
+        let overflow = || ChainError::Internal {
+            reason: "more coins than 2^64".to_owned(),
+        };
         let mut balances = 0u64;
         self.storage.scan(ACCOUNTS, ACCOUNTS, |_, value| {
-            let cell = Boc::decode(value).map_err(|error| ChainError::Internal { reason: error.to_string() })?;
+            let cell = Boc::decode(value).map_err(|error| ChainError::Internal {
+                reason: error.to_string(),
+            })?;
             let mut slice = cell.as_slice().map_err(broken("account"))?;
             let shard = ShardAccount::load_from(&mut slice).map_err(broken("account"))?;
-            let held = report::account(&shard).map_err(broken("account"))?.map_or(0, |state| state.balance.nano());
+            let held = report::account(&shard)
+                .map_err(broken("account"))?
+                .map_or(0, |state| state.balance.nano());
             balances = balances.checked_add(held).ok_or_else(overflow)?;
             Ok(Scan::On)
         })?;
         let mut in_flight = 0u64;
         self.storage.scan(IN_FLIGHT, IN_FLIGHT, |_, value| {
-            let cell = Boc::decode(value).map_err(|error| ChainError::Internal { reason: error.to_string() })?;
+            let cell = Boc::decode(value).map_err(|error| ChainError::Internal {
+                reason: error.to_string(),
+            })?;
             let (value, fee) = carried(&cell).map_err(broken("message"))?;
             in_flight = [value, fee]
                 .into_iter()
@@ -316,7 +419,12 @@ impl Devnet {
                 .ok_or_else(overflow)?;
             Ok(Scan::On)
         })?;
-        Ok(Supply { minted: self.meta.minted, balances, in_flight, collected: self.meta.collected })
+        Ok(Supply {
+            minted: self.meta.minted,
+            balances,
+            in_flight,
+            collected: self.meta.collected,
+        })
     }
 }
 
@@ -324,6 +432,7 @@ impl Devnet {
 struct BlockBuilder {
     context: BlockContext,
     seqno: u32,
+    limit: usize,
     next_lt: u64,
     collected: u64,
     /// Accounts this block changed; `None` where one ceased to exist.
@@ -335,7 +444,7 @@ struct BlockBuilder {
 
 impl BlockBuilder {
     fn has_room(&self) -> bool {
-        self.hashes.len() < MAX_TRANSACTIONS_PER_BLOCK
+        self.hashes.len() < self.limit
     }
 
     fn deliver_all(&mut self, chain: &Devnet) -> Result<(), ChainError> {
@@ -344,7 +453,9 @@ impl BlockBuilder {
         {
             let (value, fee) = carried(&message).map_err(broken("message"))?;
             self.collect(fee)?;
-            let Some(account) = destination(&message).map_err(broken("message"))? else { continue };
+            let Some(account) = destination(&message).map_err(broken("message"))? else {
+                continue;
+            };
             if let Err(error) = self.run(chain, account, &message, false) {
                 // The engine cannot deliver it; the chain must go on, and the sum must stay right.
                 tracing::error!(%account, %error, "internal message lost, its value counted as a fee");
@@ -358,18 +469,33 @@ impl BlockBuilder {
         self.collected = self
             .collected
             .checked_add(fee.nano())
-            .ok_or(ChainError::Internal { reason: "fees past 2^64".to_owned() })?;
+            .ok_or(ChainError::Internal {
+                reason: "fees past 2^64".to_owned(),
+            })?;
         Ok(())
     }
 
-    fn run(&mut self, chain: &Devnet, address: TonAddress, message: &Cell, external: bool) -> Result<(), ChainError> {
+    fn run(
+        &mut self,
+        chain: &Devnet,
+        address: TonAddress,
+        message: &Cell,
+        external: bool,
+    ) -> Result<(), ChainError> {
         let account = match self.accounts.get(&address) {
             Some(Some(account)) => account.clone(),
             Some(None) => execution::no_account()?,
             None => chain.shard_account(address)?,
         };
-        let executed =
-            execution::execute(&chain.network, self.context, self.next_lt, address, &account, message, external)?;
+        let executed = execution::execute(
+            &chain.network,
+            self.context,
+            self.next_lt,
+            address,
+            &account,
+            message,
+            external,
+        )?;
         let Some(executed) = executed else {
             tracing::debug!(%address, "external message no longer accepted, dropped");
             return Ok(());
@@ -379,9 +505,11 @@ impl BlockBuilder {
         self.hashes.push(digest(executed.transaction.repr_hash()));
         let mut value = self.seqno.to_be_bytes().to_vec();
         value.extend_from_slice(&Boc::encode(&executed.transaction));
-        self.batch.insert(storage::transaction_key(address, executed.lt), Some(value));
+        self.batch
+            .insert(storage::transaction_key(address, executed.lt), Some(value));
         self.queue.extend(executed.sent);
-        self.accounts.insert(address, executed.exists.then_some(executed.account));
+        self.accounts
+            .insert(address, executed.exists.then_some(executed.account));
         Ok(())
     }
 }
@@ -398,11 +526,15 @@ fn block_hash(seqno: u32, previous: Digest, unix: u32, transactions: &[Digest]) 
 }
 
 fn encode_json<T: Serialize>(value: &T) -> Result<Vec<u8>, ChainError> {
-    serde_json::to_vec(value).map_err(|error| ChainError::Internal { reason: error.to_string() })
+    serde_json::to_vec(value).map_err(|error| ChainError::Internal {
+        reason: error.to_string(),
+    })
 }
 
 fn encode_account(account: &ShardAccount) -> Result<Vec<u8>, ChainError> {
     let mut builder = CellBuilder::new();
-    account.store_into(&mut builder, Cell::empty_context()).map_err(broken("account"))?;
+    account
+        .store_into(&mut builder, Cell::empty_context())
+        .map_err(broken("account"))?;
     Ok(Boc::encode(builder.build().map_err(broken("account"))?))
 }

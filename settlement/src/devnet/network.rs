@@ -30,8 +30,10 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn with_global_id(global_id: i32) -> Result<Self, ChainError> {
-        Self::load(global_id)
-            .map_err(|error| ChainError::Encoding { what: "network parameters", reason: error.to_string() })
+        Self::load(global_id).map_err(|error| ChainError::Encoding {
+            what: "network parameters",
+            reason: error.to_string(),
+        })
     }
 
     fn load(global_id: i32) -> Result<Self, Error> {
@@ -43,8 +45,17 @@ impl Network {
         let mut readable = params.clone();
         readable.set_raw(WORKCHAINS, readable_workchains(&params)?)?;
         // Every price that is announced counts from its own time on; `now` only chooses what contracts may ask for.
-        let mut parsed = ParsedConfig::parse(BlockchainConfig { address, params: readable }, u32::MAX)?;
-        parsed.raw = BlockchainConfig { address, params: params.clone() };
+        let mut parsed = ParsedConfig::parse(
+            BlockchainConfig {
+                address,
+                params: readable,
+            },
+            u32::MAX,
+        )?;
+        parsed.raw = BlockchainConfig {
+            address,
+            params: params.clone(),
+        };
 
         // The getter looks for the newest storage price by walking the dictionary backwards, which tycho-types 0.3.6
         // gets wrong once there are two; so it sees the newest one alone.
@@ -53,13 +64,19 @@ impl Network {
             only.set(newest.utime_since, newest)?;
             params.set_raw(STORAGE_PRICES, only.into_root().ok_or(Error::InvalidData)?)?;
         }
-        Ok(Self { parsed, getters: params })
+        Ok(Self {
+            parsed,
+            getters: params,
+        })
     }
 }
 
 /// The workchains, each written the way tycho-types reads them.
 fn readable_workchains(params: &BlockchainConfigParams) -> Result<Cell, Error> {
-    let cell = params.as_dict().get(WORKCHAINS)?.ok_or(Error::InvalidData)?;
+    let cell = params
+        .as_dict()
+        .get(WORKCHAINS)?
+        .ok_or(Error::InvalidData)?;
     let mut slice = cell.as_slice()?;
     if !slice.load_bit()? {
         return Err(Error::InvalidData);
@@ -72,7 +89,10 @@ fn readable_workchains(params: &BlockchainConfigParams) -> Result<Cell, Error> {
         let tag = value.load_u8()?;
         rewritten.store_u8(0xa6)?;
         if tag == 0xa7 {
-            let bits = value.size_bits().checked_sub(WORKCHAIN_V2_EXTRA_BITS).ok_or(Error::InvalidData)?;
+            let bits = value
+                .size_bits()
+                .checked_sub(WORKCHAIN_V2_EXTRA_BITS)
+                .ok_or(Error::InvalidData)?;
             rewritten.store_slice(value.get_prefix(bits, 0))?;
         } else {
             rewritten.store_slice(value)?;

@@ -10,7 +10,9 @@ use tycho_types::models::{
 };
 use tycho_vm::{OwnedCellSlice, RcStackValue, Stack};
 
-use crate::chain::{AccountState, AccountStatus, ChainError, StackItem, TransactionSummary, Transfer};
+use crate::chain::{
+    AccountState, AccountStatus, ChainError, StackItem, TransactionSummary, Transfer,
+};
 use crate::contract::encoding::{digest, nano_ton, standard};
 
 /// Deepest nesting of tuples in an argument or a result.
@@ -19,14 +21,21 @@ const MAX_TUPLE_DEPTH: u8 = 8;
 const MAX_VALUES: usize = 256;
 
 pub(super) fn account(shard: &ShardAccount) -> Result<Option<AccountState>, Error> {
-    let Some(account) = shard.load_account()? else { return Ok(None) };
+    let Some(account) = shard.load_account()? else {
+        return Ok(None);
+    };
     let (status, code_hash, data) = match &account.state {
         State::Uninit => (AccountStatus::Uninit, None, None),
         State::Frozen(_) => (AccountStatus::Frozen, None, None),
         State::Active(state) => (
             AccountStatus::Active,
             state.code.as_ref().map(|code| digest(code.repr_hash())),
-            Some(state.data.as_ref().map_or_else(|| Boc::encode(Cell::default()), Boc::encode)),
+            Some(
+                state
+                    .data
+                    .as_ref()
+                    .map_or_else(|| Boc::encode(Cell::default()), Boc::encode),
+            ),
         ),
     };
     Ok(Some(AccountState {
@@ -39,7 +48,11 @@ pub(super) fn account(shard: &ShardAccount) -> Result<Option<AccountState>, Erro
     }))
 }
 
-pub(super) fn transaction(account: TonAddress, block: u32, cell: &Cell) -> Result<TransactionSummary, Error> {
+pub(super) fn transaction(
+    account: TonAddress,
+    block: u32,
+    cell: &Cell,
+) -> Result<TransactionSummary, Error> {
     let transaction = cell.parse::<Transaction>()?;
     let mut summary = TransactionSummary {
         account,
@@ -47,7 +60,10 @@ pub(super) fn transaction(account: TonAddress, block: u32, cell: &Cell) -> Resul
         lt: transaction.lt,
         unix: transaction.now,
         block,
-        in_message: transaction.in_msg.as_ref().map(|message| digest(message.repr_hash())),
+        in_message: transaction
+            .in_msg
+            .as_ref()
+            .map(|message| digest(message.repr_hash())),
         source: None,
         value: NanoTon::ZERO,
         bounced: false,
@@ -93,7 +109,10 @@ pub(super) fn transaction(account: TonAddress, block: u32, cell: &Cell) -> Resul
 }
 
 fn bad_argument(reason: &str) -> ChainError {
-    ChainError::Encoding { what: "get method argument", reason: reason.to_owned() }
+    ChainError::Encoding {
+        what: "get method argument",
+        reason: reason.to_owned(),
+    }
 }
 
 pub(super) fn to_vm(item: &StackItem, depth: u8) -> Result<RcStackValue, ChainError> {
@@ -105,10 +124,14 @@ pub(super) fn to_vm(item: &StackItem, depth: u8) -> Result<RcStackValue, ChainEr
         StackItem::Null => Stack::make_null(),
         StackItem::Num(value) => RcStackValue::new_dyn_value(value.clone()),
         StackItem::Cell(boc) => RcStackValue::new_dyn_value(cell(boc)?),
-        StackItem::Slice(boc) => RcStackValue::new_dyn_value(OwnedCellSlice::new_allow_exotic(cell(boc)?)),
+        StackItem::Slice(boc) => {
+            RcStackValue::new_dyn_value(OwnedCellSlice::new_allow_exotic(cell(boc)?))
+        }
         StackItem::Tuple(items) => {
-            let items =
-                items.iter().map(|item| to_vm(item, depth.saturating_add(1))).collect::<Result<Vec<_>, _>>()?;
+            let items = items
+                .iter()
+                .map(|item| to_vm(item, depth.saturating_add(1)))
+                .collect::<Result<Vec<_>, _>>()?;
             RcStackValue::new_dyn_value(items)
         }
     })
@@ -116,13 +139,17 @@ pub(super) fn to_vm(item: &StackItem, depth: u8) -> Result<RcStackValue, ChainEr
 
 pub(super) fn stack(values: &[RcStackValue]) -> Result<Vec<StackItem>, ChainError> {
     if values.len() > MAX_VALUES {
-        return Err(ChainError::Internal { reason: format!("get method left {} values", values.len()) });
+        return Err(ChainError::Internal {
+            reason: format!("get method left {} values", values.len()),
+        });
     }
     values.iter().map(|value| from_vm(value, 0)).collect()
 }
 
 fn from_vm(value: &RcStackValue, depth: u8) -> Result<StackItem, ChainError> {
-    let unreadable = |reason: String| ChainError::Internal { reason: format!("get method result: {reason}") };
+    let unreadable = |reason: String| ChainError::Internal {
+        reason: format!("get method result: {reason}"),
+    };
     if value.is_null() {
         return Ok(StackItem::Null);
     }
@@ -134,7 +161,8 @@ fn from_vm(value: &RcStackValue, depth: u8) -> Result<StackItem, ChainError> {
         return Ok(StackItem::Cell(Boc::encode(cell)));
     }
     if let Some(slice) = value.as_cell_slice() {
-        let cell = CellBuilder::build_from(slice.apply()).map_err(|error| unreadable(error.to_string()))?;
+        let cell = CellBuilder::build_from(slice.apply())
+            .map_err(|error| unreadable(error.to_string()))?;
         return Ok(StackItem::Slice(Boc::encode(&cell)));
     }
     if let Some(items) = value.as_tuple() {
@@ -147,5 +175,7 @@ fn from_vm(value: &RcStackValue, depth: u8) -> Result<StackItem, ChainError> {
             .collect::<Result<_, _>>()
             .map(StackItem::Tuple);
     }
-    Err(unreadable("a value that has no form outside the machine".to_owned()))
+    Err(unreadable(
+        "a value that has no form outside the machine".to_owned(),
+    ))
 }

@@ -21,8 +21,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::Devnet;
 use crate::chain::wire::{
-    self, AccountAnswer, AccountQuery, AdvanceRequest, BlockQuery, Envelope, Fault, Head, MAX_BODY_BYTES, MethodRequest,
-    SendAnswer, SendRequest, TransactionsQuery, WireError,
+    self, AccountAnswer, AccountQuery, AdvanceRequest, BlockQuery, Envelope, Fault, Head,
+    MAX_BODY_BYTES, MethodRequest, SendAnswer, SendRequest, TransactionsQuery, WireError,
 };
 use crate::chain::{ChainError, LocalChain};
 
@@ -47,7 +47,11 @@ pub struct ServeConfig {
 impl ServeConfig {
     /// The default pace: a block every 400 ms.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, block_interval: Duration::from_millis(400), start_paused: false }
+        Self {
+            directory,
+            block_interval: Duration::from_millis(400),
+            start_paused: false,
+        }
     }
 }
 
@@ -68,7 +72,9 @@ pub async fn serve(
     let directory = config.directory.clone();
     let devnet = tokio::task::spawn_blocking(move || Devnet::open(&directory, unix_now()))
         .await
-        .map_err(|error| ChainError::Internal { reason: error.to_string() })??;
+        .map_err(|error| ChainError::Internal {
+            reason: error.to_string(),
+        })??;
     let head = devnet.head();
     tracing::info!(seqno = head.seqno, hash = %head.hash, "devnet open");
     let service = Service {
@@ -100,7 +106,10 @@ pub async fn serve(
 }
 
 /// Makes a block per tick; ends only with an error.
-async fn make_blocks(service: Service, interval: Duration) -> Result<std::convert::Infallible, ChainError> {
+async fn make_blocks(
+    service: Service,
+    interval: Duration,
+) -> Result<std::convert::Infallible, ChainError> {
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -108,7 +117,9 @@ async fn make_blocks(service: Service, interval: Duration) -> Result<std::conver
         if service.paused.load(Ordering::Relaxed) {
             continue;
         }
-        service.work(|devnet| devnet.advance(unix_now())).await?;
+        service
+            .work(|devnet| devnet.advance(chain_now(devnet)))
+            .await?;
     }
 }
 
@@ -116,7 +127,14 @@ async fn make_blocks(service: Service, interval: Duration) -> Result<std::conver
 fn unix_now() -> u32 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+        .map_or(0, |since| {
+            u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+        })
+}
+
+/// The chain's clock: the machine's, and the jumps it was told to make.
+fn chain_now(devnet: &Devnet) -> u32 {
+    unix_now().saturating_add(devnet.clock_ahead())
 }
 
 impl Service {
@@ -128,7 +146,9 @@ impl Service {
         let chain = self.chain.clone();
         tokio::task::spawn_blocking(move || work(&mut chain.devnet()))
             .await
-            .map_err(|error| ChainError::Internal { reason: error.to_string() })?
+            .map_err(|error| ChainError::Internal {
+                reason: error.to_string(),
+            })?
     }
 
     async fn answer<T: Serialize + Send + 'static>(
@@ -137,14 +157,26 @@ impl Service {
     ) -> Response {
         let _permit = self.calls.acquire().await;
         match self.work(work).await {
-            Ok(result) => Json(Envelope { ok: true, result: Some(result), error: None }).into_response(),
+            Ok(result) => Json(Envelope {
+                ok: true,
+                result: Some(result),
+                error: None,
+            })
+            .into_response(),
             Err(error) => refuse(WireError::from(&error)),
         }
     }
 
     async fn head(&self) -> Response {
         let paused = self.paused.load(Ordering::Relaxed);
-        self.answer(move |devnet| Ok(Head { last: devnet.head(), global_id: devnet.global_id(), paused })).await
+        self.answer(move |devnet| {
+            Ok(Head {
+                last: devnet.head(),
+                global_id: devnet.global_id(),
+                paused,
+            })
+        })
+        .await
     }
 }
 
@@ -156,16 +188,30 @@ fn refuse(error: WireError) -> Response {
         Fault::NoSuchBlock { .. } | Fault::NoContract { .. } => StatusCode::NOT_FOUND,
         Fault::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    (status, Json(Envelope::<()> { ok: false, result: None, error: Some(error) })).into_response()
+    (
+        status,
+        Json(Envelope::<()> {
+            ok: false,
+            result: None,
+            error: Some(error),
+        }),
+    )
+        .into_response()
 }
 
 fn bad_request(message: String) -> Response {
-    refuse(WireError { fault: Fault::BadRequest, message })
+    refuse(WireError {
+        fault: Fault::BadRequest,
+        message,
+    })
 }
 
 fn router(service: Service) -> Router {
     Router::new()
-        .route(wire::PATH_HEAD, get(|State(service): State<Service>| async move { service.head().await }))
+        .route(
+            wire::PATH_HEAD,
+            get(|State(service): State<Service>| async move { service.head().await }),
+        )
         .route(wire::PATH_BLOCK, get(block))
         .route(wire::PATH_ACCOUNT, get(account))
         .route(wire::PATH_TRANSACTIONS, get(transactions))
@@ -173,24 +219,46 @@ fn router(service: Service) -> Router {
         .route(wire::PATH_METHOD, post(method))
         .route(wire::PATH_SUPPLY, get(supply))
         .route(wire::PATH_ADVANCE, post(advance))
-        .route(wire::PATH_PAUSE, post(|State(service): State<Service>| set_paused(service, true)))
-        .route(wire::PATH_RESUME, post(|State(service): State<Service>| set_paused(service, false)))
+        .route(
+            wire::PATH_PAUSE,
+            post(|State(service): State<Service>| set_paused(service, true)),
+        )
+        .route(
+            wire::PATH_RESUME,
+            post(|State(service): State<Service>| set_paused(service, false)),
+        )
         .fallback(|| async { bad_request("no such call; see docs/devnet-api.md".to_owned()) })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(service)
 }
 
-async fn block(State(service): State<Service>, query: Result<Query<BlockQuery>, QueryRejection>) -> Response {
+async fn block(
+    State(service): State<Service>,
+    query: Result<Query<BlockQuery>, QueryRejection>,
+) -> Response {
     match query {
-        Ok(Query(query)) => service.answer(move |devnet| devnet.block(query.seqno)).await,
+        Ok(Query(query)) => {
+            service
+                .answer(move |devnet| devnet.block(query.seqno))
+                .await
+        }
         Err(error) => bad_request(error.body_text()),
     }
 }
 
-async fn account(State(service): State<Service>, query: Result<Query<AccountQuery>, QueryRejection>) -> Response {
+async fn account(
+    State(service): State<Service>,
+    query: Result<Query<AccountQuery>, QueryRejection>,
+) -> Response {
     match query {
         Ok(Query(query)) => {
-            service.answer(move |devnet| Ok(AccountAnswer { account: devnet.account(query.address)? })).await
+            service
+                .answer(move |devnet| {
+                    Ok(AccountAnswer {
+                        account: devnet.account(query.address)?,
+                    })
+                })
+                .await
         }
         Err(error) => bad_request(error.body_text()),
     }
@@ -203,26 +271,42 @@ async fn transactions(
     match query {
         Ok(Query(query)) => {
             let limit = query.limit.unwrap_or(DEFAULT_PAGE);
-            service.answer(move |devnet| devnet.transactions(query.address, query.after_lt, limit)).await
+            service
+                .answer(move |devnet| devnet.transactions(query.address, query.after_lt, limit))
+                .await
         }
         Err(error) => bad_request(error.body_text()),
     }
 }
 
-async fn send(State(service): State<Service>, body: Result<Json<SendRequest>, JsonRejection>) -> Response {
-    match body {
-        Ok(Json(request)) => {
-            service.answer(move |devnet| Ok(SendAnswer { hash: devnet.submit(&request.boc)? })).await
-        }
-        Err(error) => bad_request(error.body_text()),
-    }
-}
-
-async fn method(State(service): State<Service>, body: Result<Json<MethodRequest>, JsonRejection>) -> Response {
+async fn send(
+    State(service): State<Service>,
+    body: Result<Json<SendRequest>, JsonRejection>,
+) -> Response {
     match body {
         Ok(Json(request)) => {
             service
-                .answer(move |devnet| devnet.get_method(request.address, &request.method, &request.stack))
+                .answer(move |devnet| {
+                    Ok(SendAnswer {
+                        hash: devnet.submit(&request.boc)?,
+                    })
+                })
+                .await
+        }
+        Err(error) => bad_request(error.body_text()),
+    }
+}
+
+async fn method(
+    State(service): State<Service>,
+    body: Result<Json<MethodRequest>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(request)) => {
+            service
+                .answer(move |devnet| {
+                    devnet.get_method(request.address, &request.method, &request.stack)
+                })
                 .await
         }
         Err(error) => bad_request(error.body_text()),
@@ -233,7 +317,10 @@ async fn supply(State(service): State<Service>) -> Response {
     service.answer(|devnet| devnet.supply()).await
 }
 
-async fn advance(State(service): State<Service>, body: Result<Json<AdvanceRequest>, JsonRejection>) -> Response {
+async fn advance(
+    State(service): State<Service>,
+    body: Result<Json<AdvanceRequest>, JsonRejection>,
+) -> Response {
     match body {
         Ok(Json(request)) if request.blocks == 0 || request.blocks > MAX_BLOCKS_PER_ADVANCE => {
             bad_request(format!("blocks must be 1 to {MAX_BLOCKS_PER_ADVANCE}"))
@@ -244,7 +331,7 @@ async fn advance(State(service): State<Service>, body: Result<Json<AdvanceReques
                     devnet.jump(request.seconds);
                     let mut head = devnet.head();
                     for _ in 0..request.blocks {
-                        head = devnet.advance(unix_now())?;
+                        head = devnet.advance(chain_now(devnet))?;
                     }
                     Ok(head)
                 })

@@ -20,7 +20,9 @@ pub(super) enum Storage {
 pub(super) type Batch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 fn failed(error: rocksdb::Error) -> ChainError {
-    ChainError::Internal { reason: format!("chain store: {error}") }
+    ChainError::Internal {
+        reason: format!("chain store: {error}"),
+    }
 }
 
 impl Storage {
@@ -35,7 +37,9 @@ impl Storage {
         // Small data: keep files few, so that a directory of a demo can be looked at.
         options.set_write_buffer_size(8 << 20);
         options.set_keep_log_file_num(2);
-        DB::open(&options, directory).map(Self::Disk).map_err(failed)
+        DB::open(&options, directory)
+            .map(Self::Disk)
+            .map_err(failed)
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ChainError> {
@@ -54,7 +58,8 @@ impl Storage {
     ) -> Result<(), ChainError> {
         match self {
             Self::Memory(map) => {
-                for (key, value) in map.range::<[u8], _>((Bound::Excluded(after), Bound::Unbounded)) {
+                for (key, value) in map.range::<[u8], _>((Bound::Excluded(after), Bound::Unbounded))
+                {
                     if !key.starts_with(prefix) || each(key, value)? == Scan::Stop {
                         break;
                     }
@@ -125,7 +130,12 @@ pub(super) fn account_key(address: TonAddress) -> Vec<u8> {
 
 /// All transactions of an account start with this.
 pub(super) fn transactions_prefix(address: TonAddress) -> Vec<u8> {
-    [b"t".as_slice(), &address.workchain.to_be_bytes(), &address.hash].concat()
+    [
+        b"t".as_slice(),
+        &address.workchain.to_be_bytes(),
+        &address.hash,
+    ]
+    .concat()
 }
 
 pub(super) fn transaction_key(address: TonAddress, lt: u64) -> Vec<u8> {
@@ -140,7 +150,12 @@ pub(super) fn in_flight_key(index: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )]
     use super::*;
 
     fn keys_after(storage: &Storage, prefix: &[u8], after: &[u8]) -> Vec<Vec<u8>> {
@@ -148,7 +163,11 @@ mod tests {
         storage
             .scan(prefix, after, |key, _| {
                 seen.push(key.to_vec());
-                Ok(if seen.len() == 2 { Scan::Stop } else { Scan::On })
+                Ok(if seen.len() == 2 {
+                    Scan::Stop
+                } else {
+                    Scan::On
+                })
             })
             .unwrap();
         seen
@@ -160,7 +179,9 @@ mod tests {
         for mut storage in [Storage::memory(), Storage::disk(directory.path()).unwrap()] {
             let batch = [b"aa", b"ab", b"ac", b"ba"].map(|key| (key.to_vec(), Some(vec![1])));
             storage.write(batch.into_iter().collect(), true).unwrap();
-            storage.write([(b"ab".to_vec(), None)].into_iter().collect(), false).unwrap();
+            storage
+                .write([(b"ab".to_vec(), None)].into_iter().collect(), false)
+                .unwrap();
             assert_eq!(storage.get(b"ab").unwrap(), None);
             assert_eq!(keys_after(&storage, b"a", b"a"), [b"aa", b"ac"]);
             assert_eq!(keys_after(&storage, b"a", b"aa"), [b"ac"]);

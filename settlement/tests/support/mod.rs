@@ -1,10 +1,19 @@
 //! A devnet with a client, a worker and a channel between them.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
 use cocoon_protocol::voucher::{SignedVoucher, Voucher};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
 use cocoon_settlement::chain::{Chain, ChainError, LocalChain, TransactionSummary};
-use cocoon_settlement::contract::{self, ChannelState, ChannelTerms, Commit, LedgerState, LedgerTerms, OutMessage};
+use cocoon_settlement::contract::{
+    self, ChannelState, ChannelTerms, Commit, LedgerState, LedgerTerms, OutMessage,
+};
 use cocoon_settlement::devnet::{self, Devnet, GLOBAL_ID};
 use cocoon_settlement::wallet::Wallet;
 use ed25519_dalek::SigningKey;
@@ -52,7 +61,8 @@ impl Scene {
             key: PublicKey32::from_bytes(ledger_key.verifying_key().to_bytes()),
         };
         let faucet = devnet::faucet().unwrap();
-        let gifts = [&client, &worker].map(|wallet| OutMessage::transfer(wallet.address(), ton(100_000)));
+        let gifts =
+            [&client, &worker].map(|wallet| OutMessage::transfer(wallet.address(), ton(100_000)));
         faucet.send(&chain, &gifts).await.unwrap();
         Self {
             channel: terms.address().unwrap(),
@@ -70,7 +80,14 @@ impl Scene {
     /// With the channel open and `deposit` in it.
     pub async fn with_channel(deposit: NanoTon) -> Self {
         let scene = Self::new().await;
-        scene.client.send(&scene.chain, &[contract::open_message(&scene.terms, deposit).unwrap()]).await.unwrap();
+        scene
+            .client
+            .send(
+                &scene.chain,
+                &[contract::open_message(&scene.terms, deposit).unwrap()],
+            )
+            .await
+            .unwrap();
         scene
     }
 
@@ -83,7 +100,11 @@ impl Scene {
     }
 
     pub fn voucher(&self, cumulative: NanoTon) -> SignedVoucher {
-        Voucher { channel: self.channel, cumulative }.sign(&self.voucher_key, GLOBAL_ID)
+        Voucher {
+            channel: self.channel,
+            cumulative,
+        }
+        .sign(&self.voucher_key, GLOBAL_ID)
     }
 
     /// Delivers a claim; the transaction it caused, or why there is none.
@@ -92,7 +113,11 @@ impl Scene {
         self.deliver(voucher.voucher.channel, &boc).await
     }
 
-    pub async fn deliver(&self, account: TonAddress, boc: &[u8]) -> Result<TransactionSummary, ChainError> {
+    pub async fn deliver(
+        &self,
+        account: TonAddress,
+        boc: &[u8],
+    ) -> Result<TransactionSummary, ChainError> {
         let hash = self.chain.send_external(boc).await?;
         Ok(self
             .history(account)
@@ -115,11 +140,18 @@ impl Scene {
     }
 
     pub async fn state(&self) -> ChannelState {
-        contract::fetch_channel(&self.chain, self.channel).await.unwrap().expect("the channel is open")
+        contract::fetch_channel(&self.chain, self.channel)
+            .await
+            .unwrap()
+            .expect("the channel is open")
     }
 
     pub async fn balance(&self, address: TonAddress) -> NanoTon {
-        self.chain.account(address).await.unwrap().map_or(NanoTon::ZERO, |account| account.balance)
+        self.chain
+            .account(address)
+            .await
+            .unwrap()
+            .map_or(NanoTon::ZERO, |account| account.balance)
     }
 
     pub fn commit(&self, seqno: u32, jobs: u64, total: NanoTon) -> Commit {
@@ -139,7 +171,10 @@ impl Scene {
     }
 
     pub async fn ledger_state(&self) -> LedgerState {
-        contract::fetch_ledger(&self.chain, self.ledger_address).await.unwrap().expect("the ledger is deployed")
+        contract::fetch_ledger(&self.chain, self.ledger_address)
+            .await
+            .unwrap()
+            .expect("the ledger is deployed")
     }
 
     pub fn now(&self) -> u32 {
@@ -156,7 +191,11 @@ impl Scene {
     /// Every coin is somewhere.
     pub fn assert_conserved(&self) {
         let supply = self.chain.devnet().supply().unwrap();
-        assert_eq!(supply.minted, supply.balances + supply.in_flight + supply.collected, "{supply:?}");
+        assert_eq!(
+            supply.minted,
+            supply.balances + supply.in_flight + supply.collected,
+            "{supply:?}"
+        );
     }
 }
 
