@@ -60,14 +60,14 @@ pub enum TokenKind {
     /// Read.
     Prompt,
     /// Generated.
-    Output,
+    Completion,
 }
 
 impl EncodeLabelValue for TokenKind {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
         encoder.write_str(match self {
             Self::Prompt => "prompt",
-            Self::Output => "output",
+            Self::Completion => "completion",
         })
     }
 }
@@ -192,6 +192,22 @@ impl Metrics {
         self.jobs.get_or_create(&JobLabels { role, outcome }).inc();
     }
 
+    /// Ended jobs by outcome, both sides together.
+    #[must_use]
+    pub fn ended_jobs(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut ended = std::collections::BTreeMap::new();
+        for outcome in cocoon_protocol::job::Outcome::LABELS {
+            let count = [Side::Client, Side::Worker]
+                .into_iter()
+                .map(|role| self.jobs.get_or_create(&JobLabels { role, outcome }).get())
+                .fold(0, u64::saturating_add);
+            if count > 0 {
+                ended.insert(outcome.to_owned(), count);
+            }
+        }
+        ended
+    }
+
     /// Notes the first text of a job, `elapsed_ms` after its request arrived.
     pub fn first_token(&self, role: Side, elapsed_ms: u64) {
         let seconds = std::time::Duration::from_millis(elapsed_ms).as_secs_f64();
@@ -205,6 +221,21 @@ impl Metrics {
         self.tokens
             .get_or_create(&TokenLabels { role, kind })
             .inc_by(u64::from(count));
+    }
+
+    /// Counts a voucher signed (client) or stored (worker).
+    pub fn voucher(&self, role: Side) {
+        self.vouchers.get_or_create(&SideLabels { role }).inc();
+    }
+
+    /// Counts a voucher that a worker refused.
+    pub fn voucher_refused(&self) {
+        self.vouchers_refused.inc();
+    }
+
+    /// Counts a settlement batch that was confirmed on chain.
+    pub fn batch_confirmed(&self) {
+        self.batches_confirmed.inc();
     }
 
     /// Counts money that arrived on chain.
@@ -238,7 +269,7 @@ mod tests {
         actor.job_ended(Side::Client, "completed");
         actor.job_ended(Side::Worker, "client_lost");
         actor.first_token(Side::Client, 120);
-        actor.count_tokens(Side::Worker, TokenKind::Output, 17);
+        actor.count_tokens(Side::Worker, TokenKind::Completion, 17);
         actor
             .vouchers
             .get_or_create(&SideLabels { role: Side::Client })
@@ -253,7 +284,7 @@ mod tests {
             "cocoon_jobs_total{role=\"client\",outcome=\"completed\"} 2",
             "cocoon_jobs_total{role=\"worker\",outcome=\"client_lost\"} 1",
             "cocoon_time_to_first_token_seconds_count{role=\"client\"} 1",
-            "cocoon_tokens_total{role=\"worker\",kind=\"output\"} 17",
+            "cocoon_tokens_total{role=\"worker\",kind=\"completion\"} 17",
             "cocoon_vouchers_total{role=\"client\"} 1",
             "cocoon_settled_nanoton_total 1500",
             "cocoon_build_info{version=\"1.2.3\",commit=\"unknown\",simulated_evidence=\"false\"} 1",

@@ -1,0 +1,92 @@
+//! What `cocoon <command>` does, one file each.
+
+pub mod chat;
+pub mod config;
+pub mod demo;
+pub mod devnet;
+pub mod run;
+pub mod status;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use crate::demo::DemoError;
+use crate::gateway_client::ClientError;
+use crate::receipt_check::OpenError;
+use crate::telemetry::TelemetryError;
+use crate::trust::PolicySetupError;
+use crate::wiring::WiringError;
+
+/// Not verified, not valid, not answered.
+pub const FAILURE: u8 = 1;
+
+/// Why a command ended without doing what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No configuration to run with.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node could not start, or went down.
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
+    /// The demo failed.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    /// The node does not answer, or says no.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// No logging.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// No verifier.
+    #[error(transparent)]
+    Policy(#[from] PolicySetupError),
+    /// No receipt.
+    #[error(transparent)]
+    Receipt(#[from] OpenError),
+    /// The chain failed.
+    #[error(transparent)]
+    Chain(#[from] cocoon_settlement::chain::ChainError),
+    /// A file, the terminal, the network of this machine.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Nothing was said.
+    #[error("no prompt: give it as an argument or on standard input")]
+    NoPrompt,
+    /// Several models, none chosen.
+    #[error("{} models are served now; choose one with --model: {}", .0.len(), .0.join(", "))]
+    WhichModel(Vec<String>),
+    /// No model at all.
+    #[error("no verified worker serves a model right now; see `cocoon status`")]
+    NoModel,
+    /// An answer could not be written as JSON.
+    #[error("cannot write JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl CommandError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// How a command ends.
+pub type CommandResult = Result<ExitCode, CommandError>;
+
+/// A runtime for a command that only talks over the network.
+pub(crate) fn block_on<T>(
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::io("cannot start a runtime"))?
+        .block_on(work)
+}

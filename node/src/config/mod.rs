@@ -1,0 +1,175 @@
+//! The configuration: one name per setting, everywhere.
+//!
+//! The setting `http_address` is `http_address` in TOML, `COCOON_HTTP_ADDRESS` in the environment
+//! and `--http-address` on the command line. Later ones win: defaults, TOML file, environment,
+//! flags. `cocoon config` prints what is in force and where each value comes from. A name that does
+//! not exist is refused, with the nearest one that does.
+//!
+//! The file is `--config`, else `COCOON_CONFIG`, else `config.toml` in the data directory if there
+//! is one.
+
+mod layers;
+mod problems;
+mod settings;
+
+#[cfg(test)]
+mod tests;
+
+pub use layers::{Environment, Origin};
+pub use problems::{ConfigError, Problem};
+pub use settings::{EvidenceSource, Flags, NodeRole, SETTINGS, Setting, SettingKind};
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use cocoon_protocol::units::NanoTon;
+use figment::Figment;
+use figment::providers::Serialized;
+use serde::{Deserialize, Serialize};
+
+use crate::http::HttpLimits;
+use crate::telemetry::LogFormat;
+
+/// Every setting with its value. Units are in the names. [`SETTINGS`] says what each one means.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What this node does; no default.
+    pub role: Option<NodeRole>,
+    /// Keys, ledger, tokens.
+    pub data_dir: PathBuf,
+    /// Network id; nodes of different networks cannot speak.
+    pub network: String,
+    /// libp2p multiaddrs to listen on.
+    pub listen: Vec<String>,
+    /// Multiaddrs (with `/p2p/`) of nodes to start from.
+    pub bootstrap: Vec<String>,
+    /// HTTP address.
+    pub http_address: SocketAddr,
+    /// Chat requests at once.
+    pub max_jobs: u32,
+    /// Where the chain answers.
+    pub chain_url: String,
+    /// GGUF file (worker).
+    pub model_path: Option<PathBuf>,
+    /// The name to serve it under; from the file if absent.
+    pub model_id: Option<String>,
+    /// Price of a prompt token, nanoTON.
+    pub price_input_nanoton: u64,
+    /// Price of a generated token, nanoTON.
+    pub price_output_nanoton: u64,
+    /// Jobs a worker takes at once.
+    pub slots: u16,
+    /// How far a worker goes ahead of the vouchers, nanoTON.
+    pub credit_window_nanoton: u64,
+    /// Put into each new channel by a client, nanoTON.
+    pub deposit_nanoton: u64,
+    /// What a thousandth of a TON is worth in milliseconds of waiting, when workers are compared.
+    pub lambda_ms_per_milliton: f64,
+    /// Seconds between a worker's settlement batches.
+    pub settle_every_s: u64,
+    /// Where a worker's quotes come from, and which root everybody trusts.
+    pub evidence: EvidenceSource,
+    /// Policy for evidence, TOML.
+    pub policy_path: Option<PathBuf>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            role: None,
+            data_dir: PathBuf::new(),
+            network: "devnet".to_owned(),
+            listen: vec![
+                "/ip4/0.0.0.0/udp/4001/quic-v1".to_owned(),
+                "/ip4/0.0.0.0/tcp/4001".to_owned(),
+            ],
+            bootstrap: Vec::new(),
+            http_address: SocketAddr::from(([127, 0, 0, 1], 10_000)),
+            max_jobs: HttpLimits::default().max_jobs,
+            chain_url: "http://127.0.0.1:8547".to_owned(),
+            model_path: None,
+            model_id: None,
+            price_input_nanoton: 20,
+            price_output_nanoton: 160,
+            slots: 1,
+            credit_window_nanoton: 100_000,
+            deposit_nanoton: NanoTon::PER_TON,
+            lambda_ms_per_milliton: 50.0,
+            settle_every_s: 60,
+            evidence: EvidenceSource::Tdx,
+            policy_path: None,
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// The configuration in force and where each value came from.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// The values.
+    pub config: Config,
+    /// For each setting, by its name.
+    pub origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Effective {
+    /// Puts the layers together. Does not check that the values make sense: [`Effective::validate`].
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, a setting that does not exist, a value of a wrong type.
+    pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, ConfigError> {
+        let data_dir = layers::data_dir(flags, environment)?;
+        let file = layers::file(flags, environment, &data_dir)?;
+        let defaults = Config {
+            data_dir,
+            ..Config::default()
+        };
+        let mut figment = Figment::from(Serialized::defaults(defaults));
+        if let Some(file) = file {
+            figment = figment.merge(file);
+        }
+        let figment = figment
+            .merge(environment.layer()?)
+            .merge(layers::flags(flags)?);
+        let config = figment.extract().map_err(problems::from_figment)?;
+        let origins = SETTINGS
+            .iter()
+            .map(|setting| (setting.name, layers::origin(&figment, setting.name)))
+            .collect();
+        Ok(Self { config, origins })
+    }
+
+    /// Checks that a node can run with it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with everything that is wrong, not just the first.
+    pub fn validate(&self) -> Result<NodeRole, ConfigError> {
+        problems::validate(self)
+    }
+
+    /// Every setting: name, value as TOML would have it, origin.
+    pub fn rows(&self) -> Result<Vec<(&'static str, String, Origin)>, ConfigError> {
+        let values =
+            toml::Table::try_from(&self.config).map_err(|error| ConfigError::Internal {
+                reason: error.to_string(),
+            })?;
+        Ok(SETTINGS
+            .iter()
+            .map(|setting| {
+                let value = values
+                    .get(setting.name)
+                    .map_or_else(String::new, toml::Value::to_string);
+                let origin = self
+                    .origins
+                    .get(setting.name)
+                    .cloned()
+                    .unwrap_or(Origin::Default);
+                (setting.name, value, origin)
+            })
+            .collect())
+    }
+}

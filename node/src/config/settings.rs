@@ -1,0 +1,186 @@
+//! Which settings there are: their names, kinds and meanings, and the flags that set them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::LogFormat;
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// Runs a model in a guest and earns.
+    Worker,
+    /// Serves local apps and pays.
+    Client,
+    /// Helps others to find one another.
+    Bootstrap,
+}
+
+impl NodeRole {
+    /// As in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Client => "client",
+            Self::Bootstrap => "bootstrap",
+        }
+    }
+}
+
+/// Where quotes come from, and which root is trusted. Both ends of a network must agree: the root
+/// is part of every protocol's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EvidenceSource {
+    /// An Intel TDX guest; Intel's root.
+    #[default]
+    Tdx,
+    /// The simulator and its own root. Only in binaries that were built with it.
+    Simulated,
+}
+
+/// The shape of a setting's value, for layers that know only text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingKind {
+    /// Text.
+    Text,
+    /// A whole number.
+    Number,
+    /// A number with decimals.
+    Decimal,
+    /// Texts; separated by commas in the environment and in flags.
+    List,
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its name in TOML; `COCOON_` and capitals in the environment, `--` and hyphens in flags.
+    pub name: &'static str,
+    /// Its shape.
+    pub kind: SettingKind,
+}
+
+const fn setting(name: &'static str, kind: SettingKind) -> Setting {
+    Setting { name, kind }
+}
+
+/// All of them, in the order in which they are printed.
+pub const SETTINGS: [Setting; 20] = [
+    setting("role", SettingKind::Text),
+    setting("data_dir", SettingKind::Text),
+    setting("network", SettingKind::Text),
+    setting("listen", SettingKind::List),
+    setting("bootstrap", SettingKind::List),
+    setting("http_address", SettingKind::Text),
+    setting("max_jobs", SettingKind::Number),
+    setting("chain_url", SettingKind::Text),
+    setting("model_path", SettingKind::Text),
+    setting("model_id", SettingKind::Text),
+    setting("price_input_nanoton", SettingKind::Number),
+    setting("price_output_nanoton", SettingKind::Number),
+    setting("slots", SettingKind::Number),
+    setting("credit_window_nanoton", SettingKind::Number),
+    setting("deposit_nanoton", SettingKind::Number),
+    setting("lambda_ms_per_milliton", SettingKind::Decimal),
+    setting("settle_every_s", SettingKind::Number),
+    setting("evidence", SettingKind::Text),
+    setting("policy_path", SettingKind::Text),
+    setting("log_format", SettingKind::Text),
+];
+
+/// Every setting as a flag. What is not given stays with the layers below.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize)]
+#[command(next_help_heading = "Settings (also in TOML, and as COCOON_… in the environment)")]
+pub struct Flags {
+    /// TOML file [default: config.toml in the data directory, if there is one]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// What this node does
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<NodeRole>,
+    /// Keys, ledger and tokens live here [default: $XDG_DATA_HOME/cocoon or ~/.local/share/cocoon]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Network id; nodes of different networks cannot speak [default: devnet]
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Multiaddrs to listen on, separated by commas [default: QUIC and TCP on port 4001]
+    #[arg(long, value_name = "MULTIADDR", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<String>,
+    /// Multiaddrs (with /p2p/…) of nodes to start from, separated by commas
+    #[arg(long, value_name = "MULTIADDR", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bootstrap: Vec<String>,
+    /// Where HTTP listens; beyond loopback a key is required [default: 127.0.0.1:10000]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_address: Option<SocketAddr>,
+    /// Chat requests at once [default: 32]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_jobs: Option<u32>,
+    /// Where the chain answers [default: http://127.0.0.1:8547]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_url: Option<String>,
+    /// Worker: the model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_path: Option<PathBuf>,
+    /// Worker: the name to serve the model under [default: from the file]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+    /// Worker: price of a prompt token, nanoTON [default: 20]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_input_nanoton: Option<u64>,
+    /// Worker: price of a generated token, nanoTON [default: 160]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_output_nanoton: Option<u64>,
+    /// Worker: jobs at once [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u16>,
+    /// Worker: how far it goes ahead of the vouchers, nanoTON [default: 100000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_window_nanoton: Option<u64>,
+    /// Client: put into each new channel, nanoTON [default: 1000000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deposit_nanoton: Option<u64>,
+    /// Client: milliseconds of waiting that 0.001 TON is worth, when workers are compared
+    /// [default: 50]
+    #[arg(long, value_name = "MILLISECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_ms_per_milliton: Option<f64>,
+    /// Worker: seconds between settlement batches [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settle_every_s: Option<u64>,
+    /// Where quotes come from and which root is trusted [default: tdx]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceSource>,
+    /// Policy for evidence, TOML: the guest images to trust, and how strictly
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_path: Option<PathBuf>,
+    /// How log lines look [default: text]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+}

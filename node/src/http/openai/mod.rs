@@ -1,0 +1,7 @@
+//! `OpenAI`'s chat completions as this gateway speaks them.
+//!
+//! [`request`] decides what is accepted: every parameter is honoured or refused by name, none is
+//! silently dropped. [`reply`] holds the shapes that go out.
+
+pub mod reply;
+pub mod request;
