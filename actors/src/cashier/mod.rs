@@ -1,0 +1,112 @@
+//! The cashier actor: channels and vouchers.
+//!
+//! A client's cashier opens channels and signs ([`paying`]); a worker's takes vouchers and closes
+//! jobs ([`earning`]). Both write to the ledger and wait for the disk, so the cashier has a thread
+//! of its own. Nothing that depends on a write leaves before the write is durable: a reply *is*
+//! the proof that it is.
+
+pub mod earning;
+pub mod paying;
+
+use crate::ask::Named;
+use actix::prelude::*;
+use cocoon_settlement::chain::ChainError;
+use cocoon_settlement::ledger::LedgerError;
+use earning::Earning;
+use paying::Paying;
+
+/// See the module's doc.
+pub struct Cashier {
+    paying: Option<Paying>,
+    earning: Option<Earning>,
+}
+
+impl Cashier {
+    /// A client's cashier.
+    #[must_use]
+    pub fn paying(paying: Paying) -> Self {
+        Self {
+            paying: Some(paying),
+            earning: None,
+        }
+    }
+
+    /// A worker's cashier.
+    #[must_use]
+    pub fn earning(earning: Earning) -> Self {
+        Self {
+            paying: None,
+            earning: Some(earning),
+        }
+    }
+}
+
+/// Why money did not move.
+#[derive(Debug, thiserror::Error)]
+pub enum CashierError {
+    /// The ledger refused or failed; see there.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The chain refused or failed; see there.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The voucher is not worth what it says.
+    #[error(transparent)]
+    Voucher(#[from] cocoon_settlement::ledger::VoucherError),
+    /// The job costs more than a channel is opened with.
+    #[error("the job may cost {needed}, a channel holds {deposit}; raise `deposit_nanoton`")]
+    DepositTooSmall {
+        /// Worst case of the job.
+        needed: cocoon_protocol::NanoTon,
+        /// What a channel is opened with.
+        deposit: cocoon_protocol::NanoTon,
+    },
+    /// Every channel to this worker carries a job, and no more may be opened.
+    #[error("all {limit} channels to worker {worker} are in use")]
+    ChannelsBusy {
+        /// The worker.
+        worker: cocoon_protocol::PeerId,
+        /// Most channels to one worker.
+        limit: usize,
+    },
+    /// The channel is not on chain, or its opening was not seen in time.
+    #[error("channel {0} is not open on chain")]
+    NotOpen(cocoon_protocol::TonAddress),
+    /// The channel pays somebody else.
+    #[error("channel {0} does not pay this worker")]
+    NotOurs(cocoon_protocol::TonAddress),
+    /// A job is being paid over this channel already.
+    #[error("channel {0} carries a job already")]
+    InUse(cocoon_protocol::TonAddress),
+    /// The channel cannot pay for the worst case.
+    #[error("channel {channel} can pay {capacity} in all; up to {needed} may be needed")]
+    Underfunded {
+        /// The channel.
+        channel: cocoon_protocol::TonAddress,
+        /// Voucher total that the job may need.
+        needed: cocoon_protocol::NanoTon,
+        /// Largest voucher total the channel covers.
+        capacity: cocoon_protocol::NanoTon,
+    },
+    /// The worker may not serve until ledger and chain agree.
+    #[error("this worker's ledger is not reconciled with the chain")]
+    Unreconciled,
+    /// The node has no books of this kind.
+    #[error("this node's role has no such books")]
+    WrongRole,
+}
+
+impl Named for Cashier {
+    const NAME: &'static str = "cashier";
+}
+impl Actor for Cashier {
+    type Context = Context<Self>;
+}
+impl Supervised for Cashier {}
+
+impl Handler<crate::supervision::Stop> for Cashier {
+    type Result = ();
+    fn handle(&mut self, _: crate::supervision::Stop, context: &mut Self::Context) {
+        context.stop();
+    }
+}

@@ -1,0 +1,21 @@
+//! One job, at both ends.
+//!
+//! A job is a task, not an actor: it lives as long as its session, asks the actors what it needs
+//! and ends in exactly one [`Outcome`](cocoon_protocol::job::Outcome). What it may send and what
+//! it must be paid first is decided by `protocol`'s metering; here is only the plumbing.
+
+pub mod chat;
+pub mod client;
+pub mod pipe;
+pub mod worker;
+
+use std::time::Duration;
+
+/// Longest wait for the other end while a session is being set up.
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Longest silence of the worker before the client gives the job up: a prefill on two cores.
+pub const WORKER_SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait of the worker for the voucher that lets it go on.
+pub const VOUCHER_LIMIT: Duration = Duration::from_secs(20);
+/// Most tokens in one frame: with 64-byte padding this hides almost all of the lengths.
+pub const FRAME_TOKENS: u32 = 8;

@@ -1,0 +1,584 @@
+//! A job at the worker: from an inbound stream to a stored receipt.
+//!
+//! ```text
+//!   handshake ─► Job ─► redeem the offer ─► check the channel ─► prefill ─► Accepted
+//!     ┌──────────────────────────────────────────────────────────────────────┘
+//!     └► tokens ⇄ vouchers (each durable before the tokens that it unlocks) ─► last voucher
+//!        ─► receipt, durable ─► Finished ─► Done
+//! ```
+
+use crate::ask::{ask, tell};
+use crate::attestor::{Attestor, Enclave, Enclaves, binding};
+use crate::cashier::earning::{Accept, CloseWorkerJob, OpenWorkerJob};
+use crate::cashier::{Cashier, CashierError};
+use crate::clock;
+use crate::engine::{Engine, Generate, StartError, Started};
+use crate::gateway_port::JobSubmission;
+use crate::job::chat::to_engine;
+use crate::job::pipe::{Pipe, PipeError, Received};
+use crate::job::{FRAME_TOKENS, HANDSHAKE_LIMIT, VOUCHER_LIMIT};
+use crate::metrics::{Metrics, Side, TokenKind};
+use crate::negotiator::{Negotiator, Redeem, Release};
+use crate::port::SessionStream;
+use actix::prelude::*;
+use cocoon_inference::{EngineError, FinishReason as EngineFinish, Step};
+use cocoon_protocol::job::{
+    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
+};
+use cocoon_protocol::metering::Payee;
+use cocoon_protocol::negotiation::{Lease, RedeemError};
+use cocoon_protocol::receipt::{Ending, Receipt, SignedReceipt};
+use cocoon_protocol::units::UnixMillis;
+use cocoon_protocol::{Digest, NanoTon, PeerId, PublicKey32};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+/// What a worker's jobs are done with.
+#[derive(Clone)]
+pub struct WorkerParts {
+    /// This node.
+    pub peer: PeerId,
+    /// Keys and evidence.
+    pub attestor: Addr<Attestor>,
+    /// Offers.
+    pub negotiator: Addr<Negotiator>,
+    /// Channels, vouchers, receipts.
+    pub cashier: Addr<Cashier>,
+    /// The model.
+    pub engine: Addr<Engine>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Takes inbound sessions, `limit` at once, until the sender is gone.
+pub async fn serve(
+    parts: WorkerParts,
+    mut sessions: mpsc::Receiver<(PeerId, SessionStream)>,
+    limit: usize,
+) {
+    let slots = Arc::new(tokio::sync::Semaphore::new(limit));
+    while let Some((client, stream)) = sessions.recv().await {
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            warn!(%client, limit, "session refused: too many run");
+            continue;
+        };
+        let parts = parts.clone();
+        tokio::spawn(async move {
+            let _slot = slot;
+            session(parts, client, stream).await;
+        });
+    }
+}
+
+async fn session(parts: WorkerParts, client: PeerId, stream: SessionStream) {
+    let greeted = timeout(HANDSHAKE_LIMIT, greet(&parts, stream)).await;
+    match greeted {
+        Err(_) => debug!(%client, "session: no job within the limit"),
+        Ok(Err(error)) => debug!(%client, %error, "session: refused"),
+        Ok(Ok((pipe, enclave, request))) => {
+            let span = info_span!("job", job = %request.job, side = "worker", %client);
+            let job = Job {
+                parts,
+                client,
+                pipe,
+                enclave,
+                request,
+                started: clock::now(),
+            };
+            job.run().instrument(span).await;
+        }
+    }
+}
+
+/// Why a session ended before it had a job.
+#[derive(Debug, thiserror::Error)]
+enum GreetError {
+    #[error(transparent)]
+    Pipe(#[from] PipeError),
+    #[error(transparent)]
+    Wire(#[from] cocoon_protocol::WireError),
+    #[error(transparent)]
+    Ask(#[from] crate::ask::AskError),
+    #[error("the first frame is no job")]
+    NoJob,
+}
+
+async fn greet(
+    parts: &WorkerParts,
+    stream: SessionStream,
+) -> Result<(Pipe, Arc<Enclave>, JobRequest), GreetError> {
+    let (trust_domain, enclaves) = ask(&parts.attestor, Enclaves).await?;
+    let keys: Vec<_> = enclaves
+        .iter()
+        .map(|enclave| {
+            (
+                &enclave.secrets,
+                binding(trust_domain, &enclave.bundle.claims),
+            )
+        })
+        .collect();
+    let mut rng = StdRng::from_os_rng();
+    let (mut pipe, index) = Pipe::accept(stream, &keys, &mut rng).await?;
+    let enclave = enclaves.get(index).cloned().ok_or(GreetError::NoJob)?;
+    let Received::Frame(frame) = pipe.receive().await? else {
+        return Err(GreetError::NoJob);
+    };
+    match ClientFrame::decode(&frame)? {
+        ClientFrame::Job(request) => Ok((pipe, enclave, request)),
+        _ => Err(GreetError::NoJob),
+    }
+}
+
+struct Job {
+    parts: WorkerParts,
+    client: PeerId,
+    pipe: Pipe,
+    enclave: Arc<Enclave>,
+    request: JobRequest,
+    started: UnixMillis,
+}
+
+/// A refusal before the first token.
+type Refused = JobError;
+
+fn refuse(code: JobErrorCode, message: impl ToString) -> Refused {
+    JobError::new(code, message.to_string())
+}
+
+impl Job {
+    async fn run(mut self) {
+        let redeem = Redeem {
+            now: self.started,
+            offer: self.request.offer,
+            client: self.client,
+        };
+        let lease = match ask(&self.parts.negotiator, redeem).await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(error)) => return self.end_refused(redeem_error(error)).await,
+            Err(error) => {
+                return self
+                    .end_refused(refuse(JobErrorCode::Overloaded, error))
+                    .await;
+            }
+        };
+        let offer_id = lease.offer.id;
+        let outcome = self.leased(&lease).await;
+        info!(outcome = outcome.label(), "job ended");
+        self.parts
+            .metrics
+            .job_ended(Side::Worker, outcome.label());
+        if let Err(error) = tell(&self.parts.negotiator, Release(lease.id)) {
+            warn!(%error, %offer_id, "slot not released");
+        }
+    }
+
+    async fn end_refused(mut self, error: Refused) {
+        info!(code = error.code.label(), "job refused");
+        let outcome = Outcome::Rejected(error.code);
+        self.say_failed(error, None).await;
+        self.parts
+            .metrics
+            .job_ended(Side::Worker, outcome.label());
+    }
+
+    async fn say_failed(&mut self, error: JobError, receipt: Option<&SignedReceipt>) {
+        let frame = WorkerFrame::Failed {
+            error,
+            receipt: receipt.cloned(),
+        };
+        if let Err(error) = self.pipe.send(&frame.encode()).await {
+            debug!(%error, "the client did not hear of the failure");
+            return;
+        }
+        let _ = self.pipe.finish().await;
+    }
+
+    /// With a slot.
+    async fn leased(&mut self, lease: &Lease) -> Outcome {
+        match self.prepare(lease).await {
+            Err(error) => {
+                info!(code = error.code.label(), message = %error.message, "job refused");
+                let outcome = Outcome::Rejected(error.code);
+                self.say_failed(error, None).await;
+                outcome
+            }
+            Ok((started, payee)) => {
+                let mut serving = Serving {
+                    lease,
+                    prompt_tokens: started.prompt_tokens,
+                    payee,
+                    text: String::new(),
+                    first_token: None,
+                };
+                let ending = self.serve(started, &mut serving).await;
+                self.close(&serving, ending).await
+            }
+        }
+    }
+
+    /// Everything that can be refused, and nothing that costs much before something cheap.
+    async fn prepare(&mut self, lease: &Lease) -> Result<(Started, Payee), Refused> {
+        let chat = JobSubmission::decode(&self.request.chat)
+            .map_err(|error| refuse(JobErrorCode::BadRequest, error))?;
+        if chat.model != lease.offer.model {
+            return Err(refuse(
+                JobErrorCode::BadRequest,
+                "the request is for another model than the offer",
+            ));
+        }
+        let needed = lease.offer.worst_cost().unwrap_or(NanoTon::from_nano(u64::MAX));
+        let (messages, mut sampling) = to_engine(&chat);
+        sampling.max_tokens = sampling.max_tokens.min(lease.offer.max_output_tokens);
+        let open = OpenWorkerJob {
+            job: self.request.job,
+            client: self.client,
+            channel: self.request.channel,
+            needed,
+        };
+        let channel = ask(&self.parts.cashier, open)
+            .await
+            .map_err(|error| refuse(JobErrorCode::Overloaded, error))?
+            .map_err(|error| cashier_error(&error))?;
+        let generate = Generate {
+            messages,
+            sampling,
+            max_prompt_tokens: lease.offer.max_prompt_tokens,
+        };
+        let started = match ask(&self.parts.engine, generate).await {
+            Ok(Ok(started)) => Ok(started),
+            Ok(Err(error)) => Err(start_error(&error)),
+            Err(error) => Err(refuse(JobErrorCode::Overloaded, error)),
+        };
+        match started {
+            Ok(started) => {
+                let offer = &lease.offer;
+                let mut payee =
+                    Payee::new(offer.price, channel.held, channel.held, offer.credit_window);
+                if let Err(error) = payee.on_accepted(started.prompt_tokens) {
+                    self.close_unserved(Outcome::EngineFailed).await;
+                    return Err(refuse(JobErrorCode::Internal, error));
+                }
+                let accepted = WorkerFrame::Accepted {
+                    prompt_tokens: started.prompt_tokens,
+                    paid_so_far: channel.held,
+                };
+                if let Err(error) = self.pipe.send(&accepted.encode()).await {
+                    self.close_unserved(Outcome::ClientLost).await;
+                    return Err(refuse(JobErrorCode::Internal, error));
+                }
+                Ok((started, payee))
+            }
+            Err(refused) => {
+                self.close_unserved(Outcome::Rejected(refused.code)).await;
+                Err(refused)
+            }
+        }
+    }
+
+    /// The job was noted in the ledger and nothing was served.
+    async fn close_unserved(&mut self, outcome: Outcome) {
+        let close = CloseWorkerJob {
+            job: self.request.job,
+            channel: self.request.channel,
+            outcome,
+            receipt: None,
+        };
+        match ask(&self.parts.cashier, close).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "job not closed in the ledger"),
+            Err(error) => warn!(%error, "job not closed in the ledger"),
+        }
+    }
+
+    /// Tokens out, vouchers in.
+    async fn serve(&mut self, started: Started, serving: &mut Serving<'_>) -> Ending {
+        let Started { mut steps, .. } = started;
+        let mut frame = Frame::default();
+        loop {
+            tokio::select! {
+                biased;
+                received = self.pipe.receive() => {
+                    if let Some(ending) = self.on_frame(received, serving).await {
+                        return ending;
+                    }
+                }
+                step = steps.recv() => {
+                    let finish = match step {
+                        Some(Ok(step)) => frame.push(step),
+                        Some(Err(error)) => {
+                            warn!(%error, "the engine failed");
+                            return Ending::EngineFailed;
+                        }
+                        None => return Ending::EngineFailed,
+                    };
+                    if (finish.is_some() || frame.tokens >= FRAME_TOKENS)
+                        && let Some(ending) = self.send_tokens(&mut frame, serving).await
+                    {
+                        return ending;
+                    }
+                    if let Some(finish) = finish {
+                        return self.settle_up(serving, ending_of(finish)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what is gathered, waiting for credit if need be.
+    async fn send_tokens(&mut self, frame: &mut Frame, serving: &mut Serving<'_>) -> Option<Ending> {
+        let Frame { text, tokens } = std::mem::take(frame);
+        if tokens == 0 && text.is_empty() {
+            return None;
+        }
+        while !serving.payee.may_send(tokens) {
+            if let Some(ending) = self.await_voucher(serving).await {
+                return Some(ending);
+            }
+        }
+        serving.first_token.get_or_insert_with(|| {
+            let elapsed = clock::now().saturating_since(self.started);
+            self.parts.metrics.first_token(Side::Worker, elapsed);
+        });
+        if let Err(error) = serving.payee.sent(tokens) {
+            warn!(%error, "tokens beyond the credit window");
+            return Some(Ending::PaymentStalled);
+        }
+        let encoded = WorkerFrame::Tokens {
+            text: text.clone(),
+            tokens,
+        }
+        .encode();
+        if self.pipe.send(&encoded).await.is_err() {
+            return Some(Ending::ClientLost);
+        }
+        serving.text.push_str(&text);
+        self.parts
+            .metrics
+            .count_tokens(Side::Worker, TokenKind::Completion, tokens);
+        None
+    }
+
+    /// Waits for the voucher that pays for the last tokens.
+    async fn settle_up(&mut self, serving: &mut Serving<'_>, ending: Ending) -> Ending {
+        while serving.payee.unpaid() > NanoTon::ZERO {
+            if let Some(broken) = self.await_voucher(serving).await {
+                return broken;
+            }
+        }
+        ending
+    }
+
+    async fn await_voucher(&mut self, serving: &mut Serving<'_>) -> Option<Ending> {
+        match timeout(VOUCHER_LIMIT, self.pipe.receive()).await {
+            Ok(received) => self.on_frame(received, serving).await,
+            Err(_) => Some(Ending::PaymentStalled),
+        }
+    }
+
+    /// What the client says while tokens flow. `Some` ends the job.
+    async fn on_frame(
+        &mut self,
+        received: Result<Received, PipeError>,
+        serving: &mut Serving<'_>,
+    ) -> Option<Ending> {
+        let frame = match received {
+            Ok(Received::Frame(frame)) => frame,
+            Ok(Received::Fin) => return Some(Ending::ClientLost),
+            Err(error) => {
+                debug!(%error, "the client was lost");
+                return Some(Ending::ClientLost);
+            }
+        };
+        match ClientFrame::decode(&frame) {
+            Ok(ClientFrame::Voucher(signed)) => {
+                // Durable first; only then does it count.
+                match ask(&self.parts.cashier, Accept(signed)).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => {
+                        warn!(%error, "voucher refused");
+                        return Some(Ending::PaymentStalled);
+                    }
+                    Err(error) => {
+                        warn!(%error, "voucher not stored");
+                        return Some(Ending::PaymentStalled);
+                    }
+                }
+                match serving.payee.on_voucher(signed.voucher.cumulative) {
+                    Ok(_) => None,
+                    Err(error) => {
+                        warn!(%error, "voucher refused");
+                        Some(Ending::PaymentStalled)
+                    }
+                }
+            }
+            Ok(ClientFrame::Cancel) => Some(Ending::Cancelled),
+            Ok(ClientFrame::Done) => None,
+            Ok(ClientFrame::Job(_)) | Err(_) => {
+                debug!("the client broke the session's rules");
+                Some(Ending::ClientLost)
+            }
+        }
+    }
+
+    /// Receipt, outcome, and the last words.
+    async fn close(&mut self, serving: &Serving<'_>, ending: Ending) -> Outcome {
+        let outcome = match ending {
+            Ending::Stop | Ending::Length => Outcome::Completed,
+            Ending::Cancelled => Outcome::Cancelled,
+            Ending::ClientLost => Outcome::ClientLost,
+            Ending::PaymentStalled => Outcome::PaymentStalled,
+            Ending::EngineFailed => Outcome::EngineFailed,
+            Ending::ShutDown => Outcome::Rejected(JobErrorCode::ShuttingDown),
+        };
+        self.parts.metrics.count_tokens(
+            Side::Worker,
+            TokenKind::Prompt,
+            serving.prompt_tokens,
+        );
+        let receipt = match self.receipt(serving, ending) {
+            Ok(receipt) => Some(receipt),
+            Err(error) => {
+                warn!(%error, "no receipt");
+                None
+            }
+        };
+        let close = CloseWorkerJob {
+            job: self.request.job,
+            channel: self.request.channel,
+            outcome,
+            receipt: receipt.clone(),
+        };
+        match ask(&self.parts.cashier, close).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "job not closed in the ledger"),
+            Err(error) => warn!(%error, "job not closed in the ledger"),
+        }
+        let Some(receipt) = receipt else {
+            return outcome;
+        };
+        let finish = match ending {
+            Ending::Stop => Some(FinishReason::Stop),
+            Ending::Length => Some(FinishReason::Length),
+            Ending::Cancelled => Some(FinishReason::Cancelled),
+            _ => None,
+        };
+        match finish {
+            Some(finish) => {
+                let frame = WorkerFrame::Finished { finish, receipt };
+                if self.pipe.send(&frame.encode()).await.is_ok() && self.pipe.finish().await.is_ok()
+                {
+                    // The client closes when it holds the receipt; it is on our disk either way.
+                    let _ = timeout(HANDSHAKE_LIMIT, self.pipe.receive()).await;
+                }
+            }
+            None => {
+                let (code, message) = match ending {
+                    Ending::PaymentStalled => (
+                        JobErrorCode::CreditExhausted,
+                        "no voucher came that pays for more",
+                    ),
+                    Ending::ShutDown => (JobErrorCode::ShuttingDown, "the worker is going away"),
+                    _ => (JobErrorCode::Internal, "the engine failed"),
+                };
+                self.say_failed(refuse(code, message), Some(&receipt)).await;
+            }
+        }
+        outcome
+    }
+
+    fn receipt(
+        &self,
+        serving: &Serving<'_>,
+        ending: Ending,
+    ) -> Result<SignedReceipt, cocoon_protocol::WireError> {
+        let offer = &serving.lease.offer;
+        Receipt {
+            job: self.request.job,
+            worker: self.parts.peer,
+            client: self.client,
+            model: offer.model.clone(),
+            model_digest: offer.model_digest,
+            evidence: self.enclave.evidence(),
+            request_digest: Digest::sha256(&self.request.chat),
+            response_digest: Digest::sha256(serving.text.as_bytes()),
+            prompt_tokens: serving.prompt_tokens,
+            output_tokens: serving.payee.output_tokens(),
+            price: offer.price,
+            amount: serving.payee.owed(),
+            channel: self.request.channel,
+            cumulative: serving.payee.cumulative(),
+            ending,
+            started: self.started,
+            ended: clock::now(),
+            receipt_key: PublicKey32::from_bytes(
+                self.enclave.receipt_key.verifying_key().to_bytes(),
+            ),
+        }
+        .sign(&self.enclave.receipt_key)
+    }
+}
+
+/// What is being served.
+struct Serving<'a> {
+    lease: &'a Lease,
+    prompt_tokens: u32,
+    payee: Payee,
+    text: String,
+    first_token: Option<()>,
+}
+
+/// Tokens gathered for the next frame.
+#[derive(Default)]
+struct Frame {
+    text: String,
+    tokens: u32,
+}
+
+impl Frame {
+    fn push(&mut self, step: Step) -> Option<EngineFinish> {
+        self.text.push_str(&step.text);
+        self.tokens = self.tokens.saturating_add(step.tokens);
+        step.finish
+    }
+}
+
+fn ending_of(finish: EngineFinish) -> Ending {
+    match finish {
+        EngineFinish::Stop => Ending::Stop,
+        EngineFinish::Length => Ending::Length,
+    }
+}
+
+fn redeem_error(error: RedeemError) -> Refused {
+    let code = match error {
+        RedeemError::Expired { .. } => JobErrorCode::OfferExpired,
+        _ => JobErrorCode::OfferUnknown,
+    };
+    refuse(code, error)
+}
+
+fn start_error(error: &StartError) -> Refused {
+    let code = match error {
+        StartError::Busy { .. } => JobErrorCode::Overloaded,
+        StartError::TooLong { .. } | StartError::Engine(EngineError::ContextTooLong { .. }) => {
+            JobErrorCode::ContextTooLong
+        }
+        StartError::Engine(EngineError::EmptyMessages) => JobErrorCode::BadRequest,
+        StartError::Engine(_) => JobErrorCode::Internal,
+    };
+    refuse(code, error)
+}
+
+fn cashier_error(error: &CashierError) -> Refused {
+    let code = match error {
+        CashierError::Underfunded { .. } => JobErrorCode::ChannelUnderfunded,
+        CashierError::NotOpen(_) | CashierError::NotOurs(_) => JobErrorCode::ChannelUnknown,
+        CashierError::InUse(_) => JobErrorCode::Overloaded,
+        _ => JobErrorCode::Internal,
+    };
+    refuse(code, error)
+}

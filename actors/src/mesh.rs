@@ -1,0 +1,329 @@
+//! The mesh actor: the one that speaks to the swarm.
+//!
+//! It owns the swarm's command queue and knows which peers are connected and how far away they
+//! are. [`pump`] is the other direction: a task that takes the swarm's notices in order and hands
+//! each to the actor it concerns, waiting for an answer where gossip or a peer waits for one.
+
+use crate::ask::{Ask, AskError, Named, Query, ask, tell};
+use crate::attestor::{Attestor, OwnEvidence};
+use crate::clock;
+use crate::directory::{Directory, Judge};
+use crate::metrics::Metrics;
+use crate::negotiator::{Negotiator, Quote};
+use crate::port::{
+    GossipId, Judgement, MAX_SWARM_COMMANDS, PortError, Question, SessionStream, SwarmCommand,
+    SwarmCommands, SwarmNotice, SwarmNotices,
+};
+use actix::prelude::*;
+use cocoon_protocol::advert::decode_advert;
+use cocoon_protocol::ids::PeerId;
+use std::collections::BTreeMap;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+
+/// Inbound sessions waiting for a job task; one more is closed at once.
+pub const MAX_WAITING_SESSIONS: usize = 16;
+
+/// See the module's doc.
+pub struct Mesh {
+    commands: SwarmCommands,
+    peers: BTreeMap<PeerId, Option<f64>>,
+    listening: Vec<String>,
+    metrics: Metrics,
+}
+
+impl Mesh {
+    /// A mesh actor in front of a running swarm.
+    #[must_use]
+    pub fn new(commands: SwarmCommands, metrics: Metrics) -> Self {
+        Self {
+            commands,
+            peers: BTreeMap::new(),
+            listening: Vec::new(),
+            metrics,
+        }
+    }
+
+    fn command(&self, command: SwarmCommand) -> Result<(), PortError> {
+        self.commands.try_send(command).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => PortError::Full {
+                limit: MAX_SWARM_COMMANDS,
+            },
+            mpsc::error::TrySendError::Closed(_) => PortError::Stopped,
+        })
+    }
+}
+
+impl Named for Mesh {
+    const NAME: &'static str = "mesh";
+}
+impl Actor for Mesh {
+    type Context = Context<Self>;
+}
+impl Supervised for Mesh {}
+
+impl Handler<crate::supervision::Stop> for Mesh {
+    type Result = ();
+    fn handle(&mut self, _: crate::supervision::Stop, context: &mut Self::Context) {
+        context.stop();
+    }
+}
+
+/// Publishes a signed advert to the mesh.
+#[derive(Debug)]
+pub struct Publish(pub Vec<u8>);
+impl Query for Publish {
+    type Answer = Result<(), PortError>;
+}
+impl Handler<Ask<Publish>> for Mesh {
+    type Result = ();
+    fn handle(&mut self, Ask { query, reply }: Ask<Publish>, _: &mut Self::Context) {
+        if let Err(error) = self.command(SwarmCommand::Publish {
+            advert: query.0,
+            reply: reply.into_sender(),
+        }) {
+            warn!(%error, "advert not published; the next one is due shortly");
+        }
+    }
+}
+
+/// Asks a peer over one of the request-response protocols.
+#[derive(Debug)]
+pub struct AskPeer {
+    /// Whom.
+    pub peer: PeerId,
+    /// Over which protocol.
+    pub question: Question,
+    /// The encoded request.
+    pub request: Vec<u8>,
+}
+impl Query for AskPeer {
+    type Answer = Result<Vec<u8>, PortError>;
+}
+impl Handler<Ask<AskPeer>> for Mesh {
+    type Result = ();
+    fn handle(&mut self, Ask { query, reply }: Ask<AskPeer>, _: &mut Self::Context) {
+        // A refused command drops the reply slot with it; the asker reads "stopped" as it would
+        // for a swarm that is gone, so say why here.
+        if let Err(error) = self.command(SwarmCommand::Ask {
+            peer: query.peer,
+            question: query.question,
+            request: query.request,
+            reply: reply.into_sender(),
+        }) {
+            warn!(%error, peer = %query.peer, "question not sent");
+        }
+    }
+}
+
+/// Opens a session stream to a peer.
+#[derive(Debug)]
+pub struct OpenSession(pub PeerId);
+impl Query for OpenSession {
+    type Answer = Result<SessionStream, PortError>;
+}
+impl Handler<Ask<OpenSession>> for Mesh {
+    type Result = ();
+    fn handle(&mut self, Ask { query, reply }: Ask<OpenSession>, _: &mut Self::Context) {
+        if let Err(error) = self.command(SwarmCommand::OpenSession {
+            peer: query.0,
+            reply: reply.into_sender(),
+        }) {
+            warn!(%error, peer = %query.0, "session not opened");
+        }
+    }
+}
+
+/// Who is connected, how far away, and where we listen.
+#[derive(Debug)]
+pub struct ViewMesh;
+/// The answer to [`ViewMesh`].
+#[derive(Clone, Debug, Default)]
+pub struct MeshView {
+    /// Connected peers with the last measured round trip in milliseconds.
+    pub peers: BTreeMap<PeerId, Option<f64>>,
+    /// Our listening multiaddrs.
+    pub listening: Vec<String>,
+}
+impl Query for ViewMesh {
+    type Answer = MeshView;
+}
+impl Handler<Ask<ViewMesh>> for Mesh {
+    type Result = ();
+    fn handle(&mut self, Ask { reply, .. }: Ask<ViewMesh>, _: &mut Self::Context) {
+        reply.send(MeshView {
+            peers: self.peers.clone(),
+            listening: self.listening.clone(),
+        });
+    }
+}
+
+/// Closes every connection and ends the swarm's task.
+#[derive(Debug)]
+pub struct Disconnect;
+impl Query for Disconnect {
+    type Answer = ();
+}
+impl Handler<Ask<Disconnect>> for Mesh {
+    type Result = ();
+    fn handle(&mut self, Ask { reply, .. }: Ask<Disconnect>, _: &mut Self::Context) {
+        // If the queue refuses, dropping the slot tells the asker that nothing is left to close.
+        let _ = self.command(SwarmCommand::Shutdown {
+            done: reply.into_sender(),
+        });
+    }
+}
+
+/// What the pump tells the actor about peers.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+enum Link {
+    Up(PeerId),
+    Down(PeerId),
+    RoundTrip(PeerId, f64),
+    Listening(String),
+    Judge(GossipId, PeerId, Judgement),
+}
+
+impl Handler<Link> for Mesh {
+    type Result = ();
+    fn handle(&mut self, link: Link, _: &mut Self::Context) {
+        match link {
+            Link::Up(peer) => {
+                self.peers.insert(peer, None);
+            }
+            Link::Down(peer) => {
+                self.peers.remove(&peer);
+            }
+            Link::RoundTrip(peer, millis) => {
+                if let Some(measured) = self.peers.get_mut(&peer) {
+                    *measured = Some(millis);
+                }
+            }
+            Link::Listening(address) => {
+                if !self.listening.contains(&address) {
+                    info!(%address, "listening");
+                    self.listening.push(address);
+                }
+            }
+            Link::Judge(message, relay, judgement) => {
+                if let Err(error) = self.command(SwarmCommand::Judge {
+                    message,
+                    relay,
+                    judgement,
+                }) {
+                    // Gossipsub forgets an unjudged message by itself.
+                    warn!(%error, "gossip message left unjudged");
+                }
+            }
+        }
+        self.metrics
+            .peers
+            .set(i64::try_from(self.peers.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Whom the pump wakes for what. A role that a node does not have is `None`.
+pub struct Inbox {
+    /// Peers, commands.
+    pub mesh: Addr<Mesh>,
+    /// Judges adverts.
+    pub directory: Addr<Directory>,
+    /// Answers evidence requests (workers).
+    pub attestor: Option<Addr<Attestor>>,
+    /// Answers quote requests (workers).
+    pub negotiator: Option<Addr<Negotiator>>,
+    /// Takes inbound sessions (workers).
+    pub sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
+}
+
+/// Hands the swarm's notices on until the swarm ends.
+pub async fn pump(mut notices: SwarmNotices, inbox: Inbox) {
+    while let Some(notice) = notices.recv().await {
+        if let Err(error) = inbox.take(notice).await {
+            debug!(%error, "notice dropped");
+        }
+    }
+}
+
+impl Inbox {
+    async fn take(&self, notice: SwarmNotice) -> Result<(), AskError> {
+        match notice {
+            SwarmNotice::Advert {
+                message,
+                relay,
+                bytes,
+            } => {
+                let judgement = self.judge(&bytes, relay).await;
+                tell(&self.mesh, Link::Judge(message, relay, judgement))
+            }
+            SwarmNotice::Asked {
+                peer,
+                question,
+                request,
+                reply,
+            } => self.answer(peer, question, request, reply).await,
+            SwarmNotice::Session { peer, stream } => {
+                if let Some(sessions) = &self.sessions
+                    && sessions.try_send((peer, stream)).is_err()
+                {
+                    warn!(%peer, limit = MAX_WAITING_SESSIONS, "session refused: too many wait");
+                }
+                Ok(())
+            }
+            SwarmNotice::Connected { peer } => tell(&self.mesh, Link::Up(peer)),
+            SwarmNotice::Disconnected { peer } => tell(&self.mesh, Link::Down(peer)),
+            SwarmNotice::RoundTrip { peer, millis } => {
+                tell(&self.mesh, Link::RoundTrip(peer, millis))
+            }
+            SwarmNotice::Listening { address } => tell(&self.mesh, Link::Listening(address)),
+        }
+    }
+
+    async fn judge(&self, bytes: &[u8], relay: PeerId) -> Judgement {
+        match decode_advert(bytes) {
+            Ok(advert) => ask(&self.directory, Judge { advert })
+                .await
+                // A busy directory must not punish the relay.
+                .unwrap_or(Judgement::Ignore),
+            Err(error) => {
+                debug!(%relay, %error, "invalid advert");
+                Judgement::Reject
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        peer: PeerId,
+        question: Question,
+        request: Vec<u8>,
+        reply: oneshot::Sender<Vec<u8>>,
+    ) -> Result<(), AskError> {
+        let answer = match question {
+            Question::Evidence => match &self.attestor {
+                Some(attestor) => ask(attestor, OwnEvidence { request }).await?,
+                None => None,
+            },
+            Question::Offer => match &self.negotiator {
+                Some(negotiator) => {
+                    ask(
+                        negotiator,
+                        Quote {
+                            now: clock::now(),
+                            client: peer,
+                            request,
+                        },
+                    )
+                    .await?
+                }
+                None => None,
+            },
+        };
+        // Dropping the slot refuses the request: a node of another role, or bytes that are none.
+        if let Some(answer) = answer {
+            let _ = reply.send(answer);
+        }
+        Ok(())
+    }
+}

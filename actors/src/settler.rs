@@ -1,0 +1,382 @@
+//! The settler actor: a worker's batches and claims, on chain.
+//!
+//! Owns `settlement`'s [`Settler`](settler::Settler) and does what it says, in its order: writes go
+//! to the ledger before the message that depends on them is handed to the chain; chain calls run
+//! beside the actor and come back as inputs.
+
+use crate::ask::{Ask, Named, Query, tell};
+use crate::cashier::Cashier;
+use crate::cashier::earning::Reconciled;
+use crate::clock;
+use crate::failpoint;
+use crate::metrics::Metrics;
+use actix::prelude::*;
+use cocoon_protocol::TonAddress;
+use cocoon_settlement::chain::{Chain, ChainError, TransactionSummary};
+use cocoon_settlement::contract::{
+    Commit, LedgerTerms, claim_message, commit_message, deploy_ledger_message, fetch_channel,
+    fetch_ledger,
+};
+use cocoon_settlement::ledger::{LedgerError, TransactionRecord, WorkerLedger};
+use cocoon_settlement::settler::{
+    self, ChannelView, LedgerView, SendFailure, SettlerConfig, SettlerInput, SettlerOutput,
+    Standing,
+};
+use cocoon_settlement::store::RocksStore;
+use cocoon_settlement::wallet::Wallet;
+use cocoon_protocol::NanoTon;
+use ed25519_dalek::SigningKey;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{error, info, warn};
+
+/// How often the state machine looks at its clocks.
+const TICK: Duration = Duration::from_millis(500);
+/// Transactions read per look at a contract.
+const TRANSACTIONS_PER_LOOK: u16 = 32;
+/// Given to the ledger contract when it is deployed: hundreds of commits' gas.
+const LEDGER_DEPOSIT: NanoTon = NanoTon::from_nano(200_000_000);
+
+/// What settling is done with.
+#[derive(Clone)]
+pub struct Settling {
+    /// On disk; shared with the cashier.
+    pub ledger: Arc<WorkerLedger<RocksStore>>,
+    /// The chain.
+    pub chain: Arc<dyn Chain>,
+    /// Deploys the ledger contract.
+    pub wallet: Arc<tokio::sync::Mutex<Wallet>>,
+    /// The ledger contract's terms.
+    pub terms: LedgerTerms,
+    /// Signs commits.
+    pub key: SigningKey,
+    /// The network's number, part of every commit.
+    pub global_id: i32,
+    /// When to commit and claim.
+    pub config: SettlerConfig,
+}
+
+/// See the module's doc.
+pub struct Settler {
+    settling: Settling,
+    machine: settler::Settler,
+    cashier: Addr<Cashier>,
+    /// Logical time up to which each contract's transactions were read.
+    read: BTreeMap<TonAddress, u64>,
+    sound: bool,
+    deploying: bool,
+    flush_waiting: Vec<crate::ask::Reply<()>>,
+    metrics: Metrics,
+}
+
+impl Settler {
+    /// A settler that goes on from what the ledger holds.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub fn new(
+        settling: Settling,
+        cashier: Addr<Cashier>,
+        metrics: Metrics,
+    ) -> Result<Self, LedgerError> {
+        let start = settling.ledger.settler_start()?;
+        let machine = settler::Settler::new(settling.config.clone(), start);
+        Ok(Self {
+            settling,
+            machine,
+            cashier,
+            read: BTreeMap::new(),
+            sound: false,
+            deploying: false,
+            flush_waiting: Vec::new(),
+            metrics,
+        })
+    }
+
+    fn drive(&mut self, input: SettlerInput, context: &mut Context<Self>) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for output in self.machine.handle(clock::now(), input) {
+                match self.perform(output, context) {
+                    Ok(answer) => inputs.extend(answer),
+                    Err(failure) => {
+                        // Nothing may be assumed after a failed write: begin anew from the disk.
+                        error!(error = %failure, "the ledger failed; settling begins anew from the disk");
+                        self.begin_anew();
+                        return;
+                    }
+                }
+            }
+        }
+        let sound = self.machine.standing() == Standing::Sound;
+        if sound != self.sound {
+            self.sound = sound;
+            if let Err(error) = tell(&self.cashier, Reconciled(sound)) {
+                warn!(%error, "the cashier was not told whether to serve");
+                self.sound = !sound;
+            }
+        }
+        if self.machine.is_settled() && self.settling.ledger.unsettled().is_ok_and(|left| left.entries == 0) {
+            for waiting in self.flush_waiting.drain(..) {
+                waiting.send(());
+            }
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        match self.settling.ledger.settler_start() {
+            Ok(start) => {
+                self.machine = settler::Settler::new(self.settling.config.clone(), start);
+            }
+            Err(failure) => {
+                // A ledger that cannot be read is no state to serve from.
+                error!(error = %failure, "the ledger cannot be read; ending the process");
+                std::process::abort();
+            }
+        }
+    }
+
+    fn perform(
+        &mut self,
+        output: SettlerOutput,
+        context: &mut Context<Self>,
+    ) -> Result<Option<SettlerInput>, LedgerError> {
+        let answer = self.settling.ledger.perform(
+            clock::now(),
+            &output,
+            self.settling.config.batch_entries,
+        )?;
+        match output {
+            SettlerOutput::SubmitCommit(commit) => self.submit_commit(commit, context),
+            SettlerOutput::SubmitClaim { channel, voucher } => {
+                let cumulative = voucher.voucher.cumulative;
+                let message = claim_message(&voucher);
+                info!(%channel, %cumulative, "claiming");
+                self.send(message, context, move |result| SettlerInput::ClaimSent {
+                    channel,
+                    cumulative,
+                    result,
+                });
+            }
+            SettlerOutput::LookAtLedger => self.look_at_ledger(context),
+            SettlerOutput::LookAtChannel(channel) => self.look_at_channel(channel, context),
+            SettlerOutput::DeployLedger => self.deploy(context),
+            SettlerOutput::Settled {
+                channel, amount, ..
+            } => {
+                info!(%channel, %amount, "paid on chain");
+                self.metrics.settled(amount);
+            }
+            SettlerOutput::Committed { seqno, .. } => {
+                info!(seqno, "batch confirmed on chain");
+                self.metrics.batch_confirmed();
+            }
+            SettlerOutput::Problem(problem) => warn!(%problem, "settlement"),
+            SettlerOutput::RolledBack(rolled_back) => {
+                error!(%rolled_back, "this worker stops serving");
+            }
+            SettlerOutput::PersistBatch { .. }
+            | SettlerOutput::PersistCommitAttempt { .. }
+            | SettlerOutput::PersistClaimAttempt { .. } => {}
+        }
+        Ok(answer)
+    }
+
+    fn submit_commit(&self, commit: Commit, context: &mut Context<Self>) {
+        let seqno = commit.seqno;
+        info!(seqno, root = %commit.root, jobs = commit.jobs, total = %commit.total, "committing a batch");
+        let message = commit_message(&commit, &self.settling.key, self.settling.global_id);
+        self.send(message, context, move |result| {
+            if result.is_ok() {
+                failpoint::reached(failpoint::COMMIT_SUBMITTED);
+            }
+            SettlerInput::CommitSent { seqno, result }
+        });
+    }
+
+    /// Hands an external message to the chain; the result comes back as an input.
+    fn send(
+        &self,
+        message: Result<Vec<u8>, ChainError>,
+        context: &mut Context<Self>,
+        into_input: impl FnOnce(Result<cocoon_protocol::Digest, SendFailure>) -> SettlerInput + 'static,
+    ) {
+        let chain = Arc::clone(&self.settling.chain);
+        let sending = async move {
+            let sent = match message {
+                Ok(boc) => chain.send_external(&boc).await,
+                Err(error) => Err(error),
+            };
+            sent.map_err(|error| {
+                warn!(%error, "message not taken by the chain");
+                match error {
+                    ChainError::NotAccepted { exit_code, .. } => {
+                        SendFailure::Refused { exit_code }
+                    }
+                    ChainError::BadMessage { .. } | ChainError::Encoding { .. } => {
+                        SendFailure::Refused { exit_code: None }
+                    }
+                    _ => SendFailure::Unknown,
+                }
+            })
+        };
+        context.spawn(
+            sending
+                .into_actor(self)
+                .map(move |result, actor, context| actor.drive(into_input(result), context)),
+        );
+    }
+
+    fn look_at_ledger(&self, context: &mut Context<Self>) {
+        let Ok(address) = self.settling.terms.address() else {
+            return;
+        };
+        let chain = Arc::clone(&self.settling.chain);
+        let after = self.read.get(&address).copied().unwrap_or(0);
+        let look = async move {
+            let seen = chain
+                .transactions(address, after, TRANSACTIONS_PER_LOOK)
+                .await?;
+            let state = fetch_ledger(chain.as_ref(), address).await?;
+            let head = chain.head().await?;
+            Ok::<_, ChainError>((seen, state, head))
+        };
+        context.spawn(look.into_actor(self).map(move |looked, actor, context| {
+            match looked {
+                Ok((seen, state, head)) => {
+                    actor.deploying &= state.is_none();
+                    actor.transactions(address, &seen, context);
+                    let view = state.as_ref().map(LedgerView::from);
+                    let unix = head.unix;
+                    actor.drive(SettlerInput::Ledger { unix, view }, context);
+                }
+                Err(error) => warn!(%error, "the ledger contract could not be read"),
+            }
+        }));
+    }
+
+    fn look_at_channel(&self, channel: TonAddress, context: &mut Context<Self>) {
+        let chain = Arc::clone(&self.settling.chain);
+        let after = self.read.get(&channel).copied().unwrap_or(0);
+        let look = async move {
+            let seen = chain
+                .transactions(channel, after, TRANSACTIONS_PER_LOOK)
+                .await?;
+            let state = fetch_channel(chain.as_ref(), channel).await?;
+            let head = chain.head().await?;
+            Ok::<_, ChainError>((seen, state, head))
+        };
+        context.spawn(look.into_actor(self).map(move |looked, actor, context| {
+            match looked {
+                Ok((seen, state, head)) => {
+                    actor.transactions(channel, &seen, context);
+                    let view = state.as_ref().map(ChannelView::from);
+                    let unix = head.unix;
+                    actor.drive(
+                        SettlerInput::Channel {
+                            unix,
+                            channel,
+                            view,
+                        },
+                        context,
+                    );
+                }
+                Err(error) => warn!(%error, %channel, "a channel could not be read"),
+            }
+        }));
+    }
+
+    fn transactions(
+        &mut self,
+        account: TonAddress,
+        seen: &[TransactionSummary],
+        context: &mut Context<Self>,
+    ) {
+        for summary in seen {
+            self.read.insert(account, summary.lt);
+            if let Some(message) = summary.in_message {
+                self.drive(
+                    SettlerInput::Transaction {
+                        message,
+                        success: summary.success,
+                        transaction: TransactionRecord {
+                            hash: summary.hash,
+                            lt: summary.lt,
+                            gas_used: summary.gas_used,
+                            fees: summary.total_fees,
+                        },
+                    },
+                    context,
+                );
+            }
+        }
+    }
+
+    fn deploy(&mut self, context: &mut Context<Self>) {
+        if self.deploying {
+            return;
+        }
+        self.deploying = true;
+        let settling = self.settling.clone();
+        let deploying = async move {
+            let message = deploy_ledger_message(&settling.terms, LEDGER_DEPOSIT)?;
+            let wallet = settling.wallet.lock().await;
+            wallet.send(settling.chain.as_ref(), &[message]).await
+        };
+        context.spawn(deploying.into_actor(self).map(|sent, actor, _| match sent {
+            Ok(_) => info!("ledger contract deployed"),
+            Err(error) => {
+                actor.deploying = false;
+                warn!(%error, "the ledger contract was not deployed; trying again");
+            }
+        }));
+    }
+}
+
+impl Named for Settler {
+    const NAME: &'static str = "settler";
+}
+impl Actor for Settler {
+    type Context = Context<Self>;
+    fn started(&mut self, context: &mut Self::Context) {
+        context.run_interval(TICK, |actor, context| {
+            match actor.settling.ledger.unsettled() {
+                Ok(unsettled) => actor.drive(SettlerInput::Unsettled(unsettled), context),
+                Err(error) => warn!(%error, "the ledger could not be read"),
+            }
+            actor.drive(SettlerInput::Tick, context);
+        });
+    }
+}
+impl Supervised for Settler {}
+
+impl Handler<crate::supervision::Stop> for Settler {
+    type Result = ();
+    fn handle(&mut self, _: crate::supervision::Stop, context: &mut Self::Context) {
+        context.stop();
+    }
+}
+
+/// Settle everything that the contracts take, whatever the thresholds say. Answered when it is
+/// done.
+#[derive(Debug)]
+pub struct Flush;
+impl Query for Flush {
+    type Answer = ();
+}
+impl Handler<Ask<Flush>> for Settler {
+    type Result = ();
+    fn handle(&mut self, Ask { reply, .. }: Ask<Flush>, context: &mut Self::Context) {
+        /// Askers that wait for the same flush.
+        const MAX_WAITING: usize = 64;
+        if self.flush_waiting.len() < MAX_WAITING {
+            self.flush_waiting.push(reply);
+        }
+        match self.settling.ledger.unsettled() {
+            Ok(unsettled) => self.drive(SettlerInput::Unsettled(unsettled), context),
+            Err(error) => warn!(%error, "the ledger could not be read"),
+        }
+        self.drive(SettlerInput::Flush, context);
+    }
+}
