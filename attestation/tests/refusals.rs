@@ -1,4 +1,5 @@
-//! A simulated worker is taken; each way to be wrong is refused and named by its factor.
+//! A simulated worker is taken; each way in which its claims or its guest can be wrong is refused and
+//! named by its factor.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -10,64 +11,19 @@ mod support;
 use cocoon_attestation::launch::LaunchEvents;
 use cocoon_attestation::policy::simulated;
 use cocoon_attestation::{
-    Admission, AdmissionConfig, Attested, Check, EvidenceSource as _, Expectation, FactorResult,
-    Intel, Measurement, NotAttested, Policy, Simulated, SimulatedSource, Trust, Verdict, Verifier,
+    Attested, Check, EvidenceSource as _, FactorResult, Intel, Measurement, NotAttested, Policy,
+    Simulated, SimulatedSource, Trust,
 };
 use cocoon_protocol::evidence::{Beacon, Claims, EvidenceBundle};
 use cocoon_protocol::ids::Digest;
 use cocoon_protocol::units::UnixMillis;
-use cocoon_tdx_simulator::{CollateralTerms, Machine, Simulator, TcbStatus, TdReport};
-use support::{NOW_SECONDS, claims, expectation, now, passed, refused};
+use cocoon_tdx_simulator::{CollateralTerms, TdReport};
+use support::simulated::{
+    HOUR_MS, expect, honest, shaped, terms, verify, verify_at, with_collateral,
+};
+use support::{NOW_SECONDS, claims, now, passed, refused};
 
-const HOUR_MS: u64 = 3_600_000;
-
-fn verifier(policy: Policy) -> Verifier {
-    Verifier::new(Trust::Simulated, policy).unwrap()
-}
-
-fn honest(claims: &Claims) -> EvidenceBundle {
-    SimulatedSource::new(b"machine 1")
-        .unwrap()
-        .make(now(), claims)
-        .unwrap()
-}
-
-fn shaped(shape: fn(&mut TdReport)) -> EvidenceBundle {
-    SimulatedSource::new(b"machine 1")
-        .unwrap()
-        .shaped(shape)
-        .make(now(), &claims())
-        .unwrap()
-}
-
-fn verify_at(at: UnixMillis, policy: Policy, bundle: &EvidenceBundle, claims: &Claims) -> Verdict {
-    let beacons = support::beacons();
-    verifier(policy).verify(at, bundle, &expectation(claims, &beacons))
-}
-
-/// Verifies what an advert for `bundle.claims` promised.
-fn verify(bundle: &EvidenceBundle) -> Verdict {
-    verify_at(now(), simulated::policy(), bundle, &bundle.claims)
-}
-
-fn expect(bundle: &EvidenceBundle, change: impl FnOnce(&mut Expectation<'_>)) -> Verdict {
-    let beacons = support::beacons();
-    let mut expectation = expectation(&bundle.claims, &beacons);
-    change(&mut expectation);
-    verifier(simulated::policy()).verify(now(), bundle, &expectation)
-}
-
-fn terms() -> CollateralTerms {
-    CollateralTerms::healthy(NOW_SECONDS - 24 * 3_600)
-}
-
-fn with_collateral(terms: &CollateralTerms) -> EvidenceBundle {
-    let collateral = Simulator::public().unwrap().collateral(terms).unwrap();
-    EvidenceBundle {
-        collateral_json: serde_json::to_vec(&collateral).unwrap(),
-        ..honest(&claims())
-    }
-}
+type Case = (fn(&mut TdReport), Check);
 
 #[test]
 fn an_honest_worker_is_accepted_until_its_second_hour_ends() {
@@ -349,7 +305,7 @@ fn gpu_evidence_that_nobody_can_verify_is_refused_and_not_skipped() {
 
 #[test]
 fn a_guest_that_is_not_shut_to_its_host_is_refused() {
-    let cases: [(fn(&mut TdReport), Check); 9] = [
+    let cases: [Case; 9] = [
         (|report| report.td_attributes[0] |= 1, Check::Debug),
         (
             |report| report.td_attributes[3] &= !0x10,
@@ -376,7 +332,7 @@ fn a_guest_that_is_not_shut_to_its_host_is_refused() {
 
 #[test]
 fn an_unknown_measurement_is_refused_by_its_register() {
-    let cases: [(fn(&mut TdReport), Check); 5] = [
+    let cases: [Case; 5] = [
         (|report| report.mr_td = [1; 48], Check::MrTd),
         (|report| report.rt_mr0 = [1; 48], Check::Rtmr0),
         (|report| report.rt_mr1 = [1; 48], Check::Rtmr1),
@@ -417,303 +373,4 @@ fn a_tdx_module_that_the_policy_does_not_know_is_refused() {
     let verdict = verify_at(now(), policy(known), &bundle, &claims());
     assert!(verdict.accepted());
     passed(&verdict, &[Check::MrSeam]);
-}
-
-// Quote and collateral.
-
-#[test]
-fn an_oversized_quote_is_refused_unread() {
-    let mut bundle = honest(&claims());
-    bundle.quote.resize(16 * 1024 + 1, 0);
-    let verdict = verify(&bundle);
-    refused(&verdict, &[Check::QuoteSize]);
-    assert_eq!(
-        verdict.result(Check::QuoteStructure),
-        Some(FactorResult::Skip)
-    );
-}
-
-#[test]
-fn bytes_that_are_no_quote_are_refused() {
-    for quote in [Vec::new(), vec![0; 48], vec![0xff; 5_000]] {
-        let bundle = EvidenceBundle {
-            quote,
-            ..honest(&claims())
-        };
-        refused(&verify(&bundle), &[Check::QuoteStructure]);
-    }
-}
-
-#[test]
-fn a_flipped_signature_breaks_the_chain() {
-    let mut bundle = honest(&claims());
-    bundle.quote[632 + 4 + 10] ^= 1;
-    refused(&verify(&bundle), &[Check::SignatureChain]);
-}
-
-#[test]
-fn a_forger_with_a_root_of_its_own_is_refused_before_signatures_are_checked() {
-    let forger = Simulator::from_seed([8; 32]).unwrap();
-    let honest = honest(&claims());
-    let report = *dcap_qvl::quote::Quote::parse(&honest.quote)
-        .unwrap()
-        .report
-        .as_td10()
-        .unwrap();
-    let quote = forger
-        .quote(&Machine::from_seed(b"machine 1"), &report)
-        .unwrap();
-    let collateral_json = serde_json::to_vec(&forger.collateral(&terms()).unwrap()).unwrap();
-    let bundle = EvidenceBundle {
-        quote,
-        collateral_json,
-        claims: claims(),
-    };
-    let verdict = verify(&bundle);
-    refused(&verdict, &[Check::RootPinned]);
-    assert_eq!(
-        verdict.result(Check::SignatureChain),
-        Some(FactorResult::Skip)
-    );
-}
-
-#[test]
-fn a_revoked_platform_is_refused_and_another_one_is_not() {
-    let machine = Machine::from_seed(b"machine 1");
-    let bundle = with_collateral(&CollateralTerms {
-        revoked: vec![machine.serial],
-        ..terms()
-    });
-    let verdict = verify(&bundle);
-    refused(&verdict, &[Check::Revocation]);
-    assert_eq!(
-        verdict.result(Check::SignatureChain),
-        Some(FactorResult::Skip)
-    );
-
-    let other = SimulatedSource::new(b"machine 2")
-        .unwrap()
-        .make(now(), &claims())
-        .unwrap();
-    let other = EvidenceBundle {
-        collateral_json: bundle.collateral_json,
-        ..other
-    };
-    assert!(verify(&other).accepted());
-}
-
-#[test]
-fn a_platform_that_is_not_up_to_date_is_refused_with_its_advisories() {
-    for status in [
-        TcbStatus::OutOfDate,
-        TcbStatus::SWHardeningNeeded,
-        TcbStatus::ConfigurationNeeded,
-        TcbStatus::Revoked,
-    ] {
-        let bundle = with_collateral(&CollateralTerms {
-            platform_status: status,
-            advisories: vec!["INTEL-SA-01192".to_owned()],
-            ..terms()
-        });
-        let verdict = verify(&bundle);
-        refused(&verdict, &[Check::TcbStatus]);
-        assert_eq!(
-            verdict.factor(Check::TcbStatus).unwrap().seen,
-            format!("{status} (INTEL-SA-01192)")
-        );
-    }
-}
-
-#[test]
-fn a_quoting_enclave_that_is_not_up_to_date_is_refused() {
-    let bundle = with_collateral(&CollateralTerms {
-        enclave_status: TcbStatus::OutOfDate,
-        ..terms()
-    });
-    refused(&verify(&bundle), &[Check::QeIdentity, Check::TcbStatus]);
-    let bundle = with_collateral(&CollateralTerms {
-        enclave_status: TcbStatus::Revoked,
-        ..terms()
-    });
-    refused(&verify(&bundle), &[Check::QeIdentity]);
-}
-
-#[test]
-fn expired_collateral_is_refused() {
-    let issued = NOW_SECONDS - 30 * 24 * 3_600;
-    let verdict = verify(&with_collateral(&CollateralTerms::healthy(issued)));
-    refused(&verdict, &[Check::CollateralExpiry]);
-}
-
-#[test]
-fn collateral_from_the_future_is_refused() {
-    let verdict = verify(&with_collateral(&CollateralTerms::healthy(NOW_SECONDS + 1)));
-    refused(&verdict, &[Check::CollateralExpiry]);
-}
-
-#[test]
-fn collateral_below_the_floor_is_refused() {
-    let verdict = verify(&with_collateral(&CollateralTerms {
-        evaluation: 19,
-        ..terms()
-    }));
-    refused(&verdict, &[Check::TcbEvaluation]);
-}
-
-#[test]
-fn collateral_that_is_none_is_refused() {
-    for collateral_json in [Vec::new(), b"{}".to_vec(), vec![b' '; 65 * 1024]] {
-        let bundle = EvidenceBundle {
-            collateral_json,
-            ..honest(&claims())
-        };
-        refused(&verify(&bundle), &[Check::CollateralStructure]);
-    }
-}
-
-#[test]
-fn collateral_that_was_touched_breaks_the_chain() {
-    let bundle = honest(&claims());
-    let text = String::from_utf8(bundle.collateral_json.clone()).unwrap();
-    let touched = text.replace("\\\"pceId\\\":\\\"0000\\\"", "\\\"pceId\\\":\\\"0001\\\"");
-    assert_ne!(touched, text);
-    let bundle = EvidenceBundle {
-        collateral_json: touched.into_bytes(),
-        ..bundle
-    };
-    refused(&verify(&bundle), &[Check::SignatureChain]);
-}
-
-#[test]
-fn how_the_platform_is_set_up_is_for_the_policy_to_allow() {
-    let base = simulated::policy;
-    for policy in [
-        Policy {
-            allow_smt: false,
-            ..base()
-        },
-        Policy {
-            allow_cached_keys: false,
-            ..base()
-        },
-        Policy {
-            allow_dynamic_platform: false,
-            ..base()
-        },
-    ] {
-        let verdict = verify_at(now(), policy, &honest(&claims()), &claims());
-        refused(&verdict, &[Check::PlatformFlags]);
-    }
-}
-
-#[test]
-fn examining_lists_all_that_is_wrong_where_verifying_stops_at_the_first_stage() {
-    let mut bundle = shaped(|report| report.td_attributes[0] |= 1);
-    bundle.claims.noise_key = [8; 32];
-    let beacons = support::beacons();
-    let expectation = expectation(&bundle.claims, &beacons);
-    let verifier = verifier(simulated::policy());
-    refused(
-        &verifier.verify(now(), &bundle, &expectation),
-        &[Check::ReportData],
-    );
-    let examined = verifier.examine(now(), &bundle, &expectation);
-    let failed: Vec<_> = examined.failures().map(|factor| factor.name).collect();
-    assert_eq!(failed, ["report_data", "debug_off", "signature_chain"]);
-}
-
-// Admission.
-
-fn admission(config: AdmissionConfig) -> Admission {
-    Admission::new(verifier(simulated::policy()), config)
-}
-
-#[test]
-fn the_second_look_at_the_same_evidence_comes_from_the_cache() {
-    let mut admission = admission(AdmissionConfig::default());
-    let beacons = support::beacons();
-    let mut bundle = honest(&claims());
-    let expectation = expectation(&bundle.claims, &beacons);
-    let first = admission
-        .admit(now(), &support::peer(1), &bundle, &expectation)
-        .unwrap();
-    // Quotes are malleable: padded, it is other bytes and the same evidence.
-    bundle.quote.extend_from_slice(&[0; 32]);
-    let second = admission
-        .admit(now(), &support::peer(2), &bundle, &expectation)
-        .unwrap();
-    assert!(first.accepted() && second.accepted());
-    assert_eq!((first.cached, second.cached), (false, true));
-    assert_eq!(first.valid_until, second.valid_until);
-}
-
-#[test]
-fn a_cached_verdict_does_not_excuse_from_the_expectation() {
-    let mut admission = admission(AdmissionConfig::default());
-    let beacons = support::beacons();
-    let bundle = honest(&claims());
-    let expectation = expectation(&bundle.claims, &beacons);
-    let from = support::peer(1);
-    assert!(
-        admission
-            .admit(now(), &from, &bundle, &expectation)
-            .unwrap()
-            .accepted()
-    );
-    let other_peer = Expectation {
-        peer: support::peer(2),
-        ..expectation
-    };
-    refused(
-        &admission.admit(now(), &from, &bundle, &other_peer).unwrap(),
-        &[Check::PeerId],
-    );
-    let later = UnixMillis::from_millis((claims().epoch + 2) * HOUR_MS);
-    refused(
-        &admission
-            .admit(later, &from, &bundle, &expectation)
-            .unwrap(),
-        &[Check::Epoch],
-    );
-}
-
-#[test]
-fn a_cache_of_one_keeps_the_latest_verdict() {
-    let mut admission = admission(AdmissionConfig {
-        cached_verdicts: 1,
-        ..Default::default()
-    });
-    let beacons = support::beacons();
-    let from = support::peer(1);
-    let other = Claims {
-        noise_key: [3; 32],
-        ..claims()
-    };
-    let mut seen = Vec::new();
-    for claims in [&claims(), &other, &other, &claims()] {
-        let expectation = expectation(claims, &beacons);
-        let verdict = admission
-            .admit(now(), &from, &honest(claims), &expectation)
-            .unwrap();
-        seen.push(verdict.cached);
-    }
-    assert_eq!(seen, [false, false, true, false]);
-}
-
-#[test]
-fn a_peer_that_keeps_showing_bad_bundles_is_not_looked_at_any_more() {
-    let mut admission = admission(AdmissionConfig::default());
-    let beacons = support::beacons();
-    let bad = shaped(|report| report.td_attributes[0] |= 1);
-    let expectation = expectation(&bad.claims, &beacons);
-    let attempts = (0..10)
-        .take_while(|_| {
-            admission
-                .admit(now(), &support::peer(1), &bad, &expectation)
-                .is_ok()
-        })
-        .count();
-    assert_eq!(attempts, 5);
-    let other = admission.admit(now(), &support::peer(2), &honest(&claims()), &expectation);
-    assert!(other.unwrap().accepted());
 }

@@ -1,6 +1,9 @@
 //! What the integration tests share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "simulated-evidence")]
+pub(crate) mod simulated;
+
 use cocoon_attestation::{Check, Expectation, FactorResult, Image, Measurement, Policy, Verdict};
 use cocoon_protocol::evidence::{Beacon, Claims};
 use cocoon_protocol::ids::{Digest, Keypair, PeerId};
