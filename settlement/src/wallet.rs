@@ -301,7 +301,7 @@ mod tests {
                     .unwrap();
                 let ours = Boc::decode(
                     wallet
-                        .transfer(seqno, 1_800_000_000, &[message.clone()])
+                        .transfer(seqno, 1_800_000_000, std::slice::from_ref(&message))
                         .unwrap(),
                 )
                 .unwrap();

@@ -299,7 +299,11 @@ pub mod hex_int {
             Some(hex) => BigInt::parse_bytes(hex.as_bytes(), 16)?,
             None => BigInt::parse_bytes(digits.as_bytes(), 10)?,
         };
-        let value = if negative { -magnitude } else { magnitude };
+        let value = if negative {
+            BigInt::ZERO.checked_sub(&magnitude)?
+        } else {
+            magnitude
+        };
         (value.bits() <= 256).then_some(value)
     }
 }

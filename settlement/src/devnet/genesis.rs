@@ -9,9 +9,10 @@ use tycho_types::models::{
 };
 use tycho_types::num::VarUint56;
 
+use super::block::block_hash;
 use super::execution::broken;
 use super::storage::{self, Batch, META};
-use super::{GLOBAL_ID, LT_PER_BLOCK, MINTED, Meta, block_hash, encode_account, encode_json};
+use super::{GLOBAL_ID, LT_PER_BLOCK, MINTED, Meta, encode_account, encode_json};
 use crate::chain::{BlockRef, ChainError};
 use crate::contract::encoding::{std_addr, tokens};
 use crate::wallet::Wallet;

@@ -11,6 +11,7 @@
 //!
 //! Coins are created at genesis, all of them in the [`faucet`], whose key is public. They are worth nothing.
 
+mod block;
 mod execution;
 mod genesis;
 mod network;
@@ -29,7 +30,8 @@ use tycho_types::dict::Dict;
 use tycho_types::models::{MsgInfo, OwnedMessage, ShardAccount};
 use tycho_vm::{VmCaller, VmGetterArgs, VmGetterError};
 
-use self::execution::{BlockContext, broken, carried, destination};
+use self::block::{BlockBuilder, block_hash};
+use self::execution::{BlockContext, broken, carried};
 use self::network::Network;
 use self::storage::{ACCOUNTS, Batch, IN_FLIGHT, META, Scan, Storage};
 use crate::chain::wire::{MAX_STACK_ARGS, MAX_TRANSACTIONS_PER_PAGE};
@@ -55,6 +57,24 @@ pub const MAX_TRANSACTIONS_PER_BLOCK: usize = 4096;
 const MAX_METHOD_NAME: usize = 128;
 /// Logical time a block starts at is a multiple of this, as on TON.
 const LT_PER_BLOCK: u64 = 1_000_000;
+
+/// How much work a chain takes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// At most [`MAX_TRANSACTIONS_PER_BLOCK`], at least one.
+    pub transactions_per_block: usize,
+    /// At most [`MAX_WAITING_EXTERNALS`].
+    pub waiting_externals: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            transactions_per_block: MAX_TRANSACTIONS_PER_BLOCK,
+            waiting_externals: MAX_WAITING_EXTERNALS,
+        }
+    }
+}
 
 /// The chain's position, written with every block.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,7 +102,7 @@ pub struct Devnet {
     storage: Storage,
     meta: Meta,
     waiting: VecDeque<Waiting>,
-    block_limit: usize,
+    limits: Limits,
 }
 
 impl Devnet {
@@ -115,7 +135,7 @@ impl Devnet {
             storage,
             meta,
             waiting: VecDeque::new(),
-            block_limit: MAX_TRANSACTIONS_PER_BLOCK,
+            limits: Limits::default(),
         })
     }
 
@@ -274,7 +294,7 @@ impl Devnet {
         if self.waiting.iter().any(|waiting| waiting.hash == hash) {
             return Ok(hash);
         }
-        if self.waiting.len() >= MAX_WAITING_EXTERNALS {
+        if self.waiting.len() >= self.limits.waiting_externals {
             return Err(ChainError::Busy {
                 waiting: self.waiting.len(),
             });
@@ -301,9 +321,15 @@ impl Devnet {
         BlockContext { unix, lt, seed }
     }
 
-    /// Lowers how many transactions fit into a block, to see what congestion does. At least one fits.
-    pub fn limit_blocks(&mut self, transactions: usize) {
-        self.block_limit = transactions.clamp(1, MAX_TRANSACTIONS_PER_BLOCK);
+    /// Lowers the limits, to see what congestion does. They cannot be raised above the defaults.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let most = Limits::default();
+        self.limits = Limits {
+            transactions_per_block: limits
+                .transactions_per_block
+                .clamp(1, most.transactions_per_block),
+            waiting_externals: limits.waiting_externals.min(most.waiting_externals),
+        };
     }
 
     /// Lets the clock that [`serve`] makes blocks by run ahead of the machine's, from the next block on and for good.
@@ -322,7 +348,7 @@ impl Devnet {
         let mut block = BlockBuilder {
             context: self.context(unix),
             seqno,
-            limit: self.block_limit,
+            limit: self.limits.transactions_per_block,
             next_lt: 0,
             collected: self.meta.collected,
             accounts: BTreeMap::new(),
@@ -426,103 +452,6 @@ impl Devnet {
             collected: self.meta.collected,
         })
     }
-}
-
-/// A block while it is made. Nothing of it is visible until all of it is written.
-struct BlockBuilder {
-    context: BlockContext,
-    seqno: u32,
-    limit: usize,
-    next_lt: u64,
-    collected: u64,
-    /// Accounts this block changed; `None` where one ceased to exist.
-    accounts: BTreeMap<TonAddress, Option<ShardAccount>>,
-    queue: VecDeque<Cell>,
-    hashes: Vec<Digest>,
-    batch: Batch,
-}
-
-impl BlockBuilder {
-    fn has_room(&self) -> bool {
-        self.hashes.len() < self.limit
-    }
-
-    fn deliver_all(&mut self, chain: &Devnet) -> Result<(), ChainError> {
-        while self.has_room()
-            && let Some(message) = self.queue.pop_front()
-        {
-            let (value, fee) = carried(&message).map_err(broken("message"))?;
-            self.collect(fee)?;
-            let Some(account) = destination(&message).map_err(broken("message"))? else {
-                continue;
-            };
-            if let Err(error) = self.run(chain, account, &message, false) {
-                // The engine cannot deliver it; the chain must go on, and the sum must stay right.
-                tracing::error!(%account, %error, "internal message lost, its value counted as a fee");
-                self.collect(value)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn collect(&mut self, fee: NanoTon) -> Result<(), ChainError> {
-        self.collected = self
-            .collected
-            .checked_add(fee.nano())
-            .ok_or(ChainError::Internal {
-                reason: "fees past 2^64".to_owned(),
-            })?;
-        Ok(())
-    }
-
-    fn run(
-        &mut self,
-        chain: &Devnet,
-        address: TonAddress,
-        message: &Cell,
-        external: bool,
-    ) -> Result<(), ChainError> {
-        let account = match self.accounts.get(&address) {
-            Some(Some(account)) => account.clone(),
-            Some(None) => execution::no_account()?,
-            None => chain.shard_account(address)?,
-        };
-        let executed = execution::execute(
-            &chain.network,
-            self.context,
-            self.next_lt,
-            address,
-            &account,
-            message,
-            external,
-        )?;
-        let Some(executed) = executed else {
-            tracing::debug!(%address, "external message no longer accepted, dropped");
-            return Ok(());
-        };
-        self.collect(executed.fees)?;
-        self.next_lt = self.next_lt.max(executed.next_lt);
-        self.hashes.push(digest(executed.transaction.repr_hash()));
-        let mut value = self.seqno.to_be_bytes().to_vec();
-        value.extend_from_slice(&Boc::encode(&executed.transaction));
-        self.batch
-            .insert(storage::transaction_key(address, executed.lt), Some(value));
-        self.queue.extend(executed.sent);
-        self.accounts
-            .insert(address, executed.exists.then_some(executed.account));
-        Ok(())
-    }
-}
-
-fn block_hash(seqno: u32, previous: Digest, unix: u32, transactions: &[Digest]) -> Digest {
-    let mut bytes = b"cocoon-devnet-block".to_vec();
-    bytes.extend_from_slice(&seqno.to_be_bytes());
-    bytes.extend_from_slice(previous.as_bytes());
-    bytes.extend_from_slice(&unix.to_be_bytes());
-    for transaction in transactions {
-        bytes.extend_from_slice(transaction.as_bytes());
-    }
-    Digest::sha256(&bytes)
 }
 
 fn encode_json<T: Serialize>(value: &T) -> Result<Vec<u8>, ChainError> {
