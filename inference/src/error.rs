@@ -1,0 +1,94 @@
+//! What can go wrong in this room.
+
+use crate::gguf::GgufError;
+
+/// Why a model could not be loaded, or an answer not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model file is damaged, hostile, or lacks what the model needs.
+    #[error("model file: {0}")]
+    File(#[from] GgufError),
+    /// The file is in order but asks for something this engine does not compute.
+    #[error("the model's {feature} is {found:?}, which this engine does not support")]
+    Unsupported {
+        /// What the file asks for.
+        feature: &'static str,
+        /// What was found.
+        found: String,
+    },
+    /// The numbers of the file contradict one another.
+    #[error("the model's {what} do not fit together: {left} and {right}")]
+    Inconsistent {
+        /// Which numbers.
+        what: &'static str,
+        /// One of them.
+        left: usize,
+        /// The other.
+        right: usize,
+    },
+    /// All weights together are more than this engine takes.
+    #[error("the model has more than {limit} weights")]
+    TooManyWeights {
+        /// The limit.
+        limit: usize,
+    },
+    /// The tokenizer could not be built from the file, or refused a text.
+    #[error("tokenizer: {0}")]
+    Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The chat template does not parse, failed, or computed or wrote too much.
+    #[error("chat template: {0}")]
+    Template(#[from] minijinja::Error),
+    /// A conversation without a message.
+    #[error("there are no messages")]
+    EmptyMessages,
+    /// A conversation with more text than any context can hold.
+    #[error("the messages have {bytes} bytes, the limit is {limit}")]
+    TooMuchText {
+        /// Bytes of all messages.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {prompt} tokens, the model's context is {limit}")]
+    ContextTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens of prompt and answer together.
+        limit: usize,
+    },
+    /// A prompt holds a token number that the vocabulary does not have.
+    #[error("token {token} is not in the vocabulary of {vocabulary}")]
+    UnknownToken {
+        /// The number.
+        token: u32,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// A prompt without tokens.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A sampling parameter is out of range.
+    #[error("{name} must be {wanted}")]
+    Parameter {
+        /// Name of the parameter.
+        name: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// No randomness could be had for a request without a seed.
+    #[error("no randomness: {0}")]
+    Entropy(getrandom::Error),
+    /// The model computed something that is not a number.
+    #[error("the model computed no finite numbers after {position} tokens")]
+    NotFinite {
+        /// Tokens of context it had.
+        position: usize,
+    },
+    /// The tensor library gave back something else than was asked for.
+    #[error("tensor library: {0}")]
+    Tensor(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// [`crate::Generation::step`] was called after the last step.
+    #[error("the generation has ended")]
+    Finished,
+}

@@ -1,0 +1,321 @@
+//! Model files from strangers: each wrong thing has its own error, and no bytes make anything panic.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod support;
+
+use cocoon_inference::gguf::{
+    GgufError, GgufFile, MAX_ARRAY_ITEMS, MAX_STRING_BYTES, dequantise, parse,
+};
+use cocoon_inference::{BurnEngine, Engine, EngineError, Prompt, SamplingParams};
+use support::tiny::{self, TinyFile, float, number, text};
+
+fn load(file: &TinyFile) -> Result<BurnEngine, EngineError> {
+    BurnEngine::from_file(&GgufFile::from_bytes(file.bytes().0)?, "hostile")
+}
+
+fn refused(change: impl FnOnce(&mut TinyFile)) -> EngineError {
+    let mut file = tiny::model();
+    change(&mut file);
+    match load(&file) {
+        Ok(_) => panic!("the file was taken"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn the_unchanged_file_is_taken() {
+    assert!(load(&tiny::model()).is_ok());
+}
+
+#[test]
+fn a_file_cut_off_anywhere_is_refused() {
+    let (bytes, header) = tiny::model().bytes();
+    for end in (0..header).step_by(7).chain([bytes.len() - 1]) {
+        let error = parse(&bytes[..end]).expect_err("a part of a file");
+        assert!(
+            matches!(
+                error,
+                GgufError::Truncated { .. } | GgufError::OutsideFile { .. }
+            ),
+            "{error} at {end}"
+        );
+    }
+}
+
+#[test]
+fn counts_that_the_file_cannot_hold_are_refused_before_memory_is_asked_for() {
+    let (bytes, _) = tiny::model().bytes();
+    let with = |at: usize, value: u64| {
+        let mut bytes = bytes.clone();
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        parse(&bytes).unwrap_err()
+    };
+    let over = |error, what| matches!(error, GgufError::OverLimit { what: w, .. } if w == what);
+    assert!(over(with(8, u64::MAX), "tensors"));
+    assert!(over(with(16, 1 << 40), "metadata pairs"));
+    // The first key's length.
+    assert!(over(with(24, MAX_STRING_BYTES + 1), "bytes of a string"));
+    assert!(matches!(
+        with(24, MAX_STRING_BYTES),
+        GgufError::Truncated { .. }
+    ));
+
+    let array = |count: u64| {
+        let mut value = 8u32.to_le_bytes().to_vec();
+        value.extend(count.to_le_bytes());
+        refused(|file| {
+            file.set("tokenizer.ggml.tokens", tiny::Encoded(9, value));
+        })
+    };
+    assert!(matches!(
+        array(MAX_ARRAY_ITEMS + 1),
+        EngineError::File(GgufError::OverLimit { .. })
+    ));
+    assert!(matches!(
+        array(MAX_ARRAY_ITEMS),
+        EngineError::File(GgufError::Truncated { .. })
+    ));
+}
+
+#[test]
+fn what_is_not_gguf_is_named() {
+    let (bytes, _) = tiny::model().bytes();
+    assert!(matches!(parse(b"PK\x03\x04...."), Err(GgufError::Magic)));
+    let mut old = bytes.clone();
+    old[4] = 1;
+    assert!(matches!(parse(&old), Err(GgufError::Version(1))));
+}
+
+#[test]
+fn a_bad_value_is_named() {
+    let file_error = |change: &dyn Fn(&mut TinyFile)| match refused(change) {
+        EngineError::File(error) => error,
+        other => panic!("{other}"),
+    };
+    let set = |key: &'static str, value: tiny::Encoded| {
+        file_error(&move |file| {
+            file.set(key, value.clone());
+        })
+    };
+    assert!(matches!(
+        set("x", tiny::Encoded(13, vec![])),
+        GgufError::ValueType(13)
+    ));
+    let nested = [9u32.to_le_bytes(), [1, 0, 0, 0], [0; 4]].concat();
+    assert!(matches!(
+        set("x", tiny::Encoded(9, nested)),
+        GgufError::NestedArray
+    ));
+    let not_utf8 = [&2u64.to_le_bytes()[..], &[0xff, 0xfe]].concat();
+    assert!(matches!(
+        set("x", tiny::Encoded(8, not_utf8)),
+        GgufError::NotUtf8 { .. }
+    ));
+    assert!(matches!(
+        set("general.alignment", number(33)),
+        GgufError::Alignment(33)
+    ));
+    assert!(matches!(
+        set("general.alignment", number(0)),
+        GgufError::Alignment(0)
+    ));
+    assert!(matches!(
+        set("llama.embedding_length", text("64")),
+        GgufError::WrongValue { .. }
+    ));
+    assert!(matches!(
+        set("llama.embedding_length", number(0)),
+        GgufError::WrongValue { .. }
+    ));
+    assert!(matches!(
+        set("llama.block_count", number(u32::MAX)),
+        GgufError::OverLimit { .. }
+    ));
+    assert!(matches!(
+        set("llama.rope.freq_base", float(f32::NAN)),
+        GgufError::WrongValue { .. }
+    ));
+    assert!(matches!(
+        file_error(&|file| {
+            file.metadata.remove("tokenizer.chat_template");
+        }),
+        GgufError::MissingKey(key) if key == "tokenizer.chat_template"
+    ));
+}
+
+#[test]
+fn a_bad_tensor_is_named() {
+    type Change = fn(&mut tiny::TinyTensor);
+    let change = |change: Change| match refused(|file| {
+        change(file.tensors.get_mut("blk.1.attn_k.weight").unwrap())
+    }) {
+        EngineError::File(error) => error,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(
+        change(|t| t.dims = vec![]),
+        GgufError::Dimensions { .. }
+    ));
+    assert!(matches!(
+        change(|t| t.dims = vec![1; 5]),
+        GgufError::Dimensions { .. }
+    ));
+    assert!(matches!(
+        change(|t| t.dims = vec![64, 0]),
+        GgufError::Dimensions { .. }
+    ));
+    assert!(matches!(
+        change(|t| t.dims = vec![1 << 33, 1 << 33]),
+        GgufError::Dimensions { .. }
+    ));
+    // 33 is not whole blocks of 32.
+    assert!(matches!(
+        change(|t| t.dims = vec![33, 32]),
+        GgufError::Dimensions { .. }
+    ));
+    assert!(matches!(
+        change(|t| t.dims = vec![64, 1 << 30]),
+        GgufError::OutsideFile { .. }
+    ));
+    assert!(matches!(
+        change(|t| t.format = 14),
+        GgufError::TensorFormat { format: 14, .. }
+    ));
+    assert!(matches!(
+        change(|t| t.dims = vec![32, 64]),
+        GgufError::WrongShape { .. }
+    ));
+}
+
+#[test]
+fn dimensions_that_do_not_fit_together_are_refused() {
+    let inconsistent = |key: &'static str, value| {
+        matches!(
+            refused(|file| {
+                file.set(key, number(value));
+            }),
+            EngineError::Inconsistent { .. }
+        )
+    };
+    assert!(inconsistent("llama.attention.head_count", 5));
+    assert!(inconsistent("llama.attention.head_count_kv", 3));
+    assert!(inconsistent("llama.rope.dimension_count", 8));
+    assert!(inconsistent("llama.vocab_size", 259));
+}
+
+#[test]
+fn what_is_missing_or_unknown_is_refused() {
+    assert!(matches!(
+        refused(|file| drop(file.tensors.remove("blk.0.ffn_up.weight"))),
+        EngineError::File(GgufError::MissingTensor(name)) if name == "blk.0.ffn_up.weight"
+    ));
+    let extra = |name: &'static str| {
+        refused(move |file| {
+            let tensor = file.tensors["output_norm.weight"].clone();
+            file.tensors.insert(name.to_owned(), tensor);
+        })
+    };
+    assert!(matches!(
+        extra("blk.0.attn_q.bias"),
+        EngineError::Inconsistent { .. }
+    ));
+    let set = |key: &'static str, value| {
+        refused(move |file| {
+            file.set(key, value);
+        })
+    };
+    assert!(matches!(
+        set("general.architecture", text("mamba")),
+        EngineError::Unsupported { feature: "architecture", found } if found == "mamba"
+    ));
+    assert!(matches!(
+        set("llama.rope.scaling.type", text("yarn")),
+        EngineError::Unsupported { .. }
+    ));
+    assert!(matches!(
+        set("tokenizer.ggml.eos_token_id", number(260)),
+        EngineError::UnknownToken { .. }
+    ));
+    assert!(matches!(
+        set("tokenizer.chat_template", text("{% if %}")),
+        EngineError::Template(_)
+    ));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error() {
+    let error = BurnEngine::load(std::path::Path::new("/no/such/model.gguf"), &mut |_, _| {}).err();
+    assert!(matches!(error, Some(EngineError::File(GgufError::Io(_)))));
+}
+
+#[test]
+fn no_bytes_make_the_parser_panic() {
+    bolero::check!()
+        .with_iterations(20_000)
+        .for_each(|bytes: &[u8]| {
+            let _ = parse(bytes);
+            let _ = parse(&[b"GGUF\x03\0\0\0", bytes].concat());
+        });
+}
+
+#[test]
+fn no_change_to_a_header_makes_the_engine_panic() {
+    let (valid, header) = tiny::model().bytes();
+    bolero::check!()
+        .with_iterations(1_500)
+        .with_type::<Vec<(u16, u8)>>()
+        .for_each(|changes| {
+            let mut bytes = valid.clone();
+            for (at, value) in changes {
+                bytes[usize::from(*at) % header] = *value;
+            }
+            let Ok(file) = GgufFile::from_bytes(bytes.clone()) else {
+                return;
+            };
+            for info in file.header().tensors.values() {
+                let mut out = vec![];
+                dequantise(info.format, &bytes[info.range.clone()], &mut out).unwrap();
+                assert_eq!(out.len(), info.elements);
+            }
+            let Ok(engine) = BurnEngine::from_file(&file, "mutant") else {
+                return;
+            };
+            let Ok(prompt) = engine.prepare(&support::ask("the end <e>")) else {
+                return;
+            };
+            if let Ok(mut generation) = engine.start(prompt, SamplingParams::greedy(2)) {
+                while let Ok(step) = generation.step() {
+                    if step.finish.is_some() {
+                        break;
+                    }
+                }
+            }
+        });
+}
+
+#[test]
+fn single_bit_flips_in_the_weights_never_panic() {
+    let (valid, header) = tiny::model().bytes();
+    bolero::check!()
+        .with_iterations(100)
+        .with_type::<Vec<(u32, u8)>>()
+        .for_each(|changes| {
+            let mut bytes = valid.clone();
+            let data = bytes.len() - header;
+            for (at, value) in changes {
+                bytes[header + *at as usize % data] = *value;
+            }
+            let engine =
+                BurnEngine::from_file(&GgufFile::from_bytes(bytes).unwrap(), "mutant").unwrap();
+            let mut generation = engine
+                .start(Prompt { tokens: vec![1, 2] }, SamplingParams::greedy(1))
+                .unwrap();
+            let _ = generation.step();
+        });
+}
