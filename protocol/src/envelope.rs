@@ -24,8 +24,8 @@ pub(crate) fn seal<T: Enveloped>(key: &Keypair, value: &T) -> Result<Vec<u8>, Wi
     if signer != value.speaker() {
         return Err(WireError::OtherSigner {
             message,
-            signer,
-            named: value.speaker(),
+            signer: Box::new(signer),
+            named: Box::new(value.speaker()),
         });
     }
     let payload = encode(value);
@@ -57,8 +57,8 @@ pub(crate) fn open<T: Enveloped>(bytes: &[u8]) -> Result<Verified<T>, WireError>
     if signer != value.speaker() {
         return Err(WireError::OtherSigner {
             message,
-            signer,
-            named: value.speaker(),
+            signer: Box::new(signer),
+            named: Box::new(value.speaker()),
         });
     }
     Ok(Verified::after_the_check(value))

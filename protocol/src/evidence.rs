@@ -119,6 +119,10 @@ pub struct EvidenceRequest {
 
 /// What the worker answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made, sent and gone; the bundle is the usual case"
+)]
 pub enum EvidenceReply {
     /// The evidence. Whether it is what was asked for is for the verifier to see.
     Bundle(EvidenceBundle),

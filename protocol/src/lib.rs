@@ -48,4 +48,8 @@ mod proto {
 }
 
 #[cfg(test)]
+mod codec_tests;
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod samples;

@@ -339,3 +339,6 @@ impl Payee {
         self.meter.prompt_tokens
     }
 }
+
+#[cfg(test)]
+mod tests;

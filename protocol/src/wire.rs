@@ -146,9 +146,9 @@ pub enum WireError {
         /// Name of the message.
         message: &'static str,
         /// Whose key signed.
-        signer: PeerId,
+        signer: Box<PeerId>,
         /// Whose key should have.
-        named: PeerId,
+        named: Box<PeerId>,
     },
     /// Our own key cannot sign.
     #[error("{message} could not be signed")]

@@ -176,6 +176,10 @@ pub struct ScoreLine {
 
 /// What happened.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "handed over once; a reply is the usual case"
+)]
 pub enum NegotiationInput {
     /// A worker answered.
     Reply {

@@ -15,6 +15,11 @@ mod book;
 mod choice;
 mod quote;
 
+#[cfg(test)]
+mod book_tests;
+#[cfg(test)]
+mod choice_tests;
+
 pub use book::{
     Lease, LeaseId, MAX_REMEMBERED_OFFERS, OfferBook, OfferBookConfig, RedeemError, WorkerTerms,
 };

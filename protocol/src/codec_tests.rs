@@ -1,0 +1,485 @@
+//! Every codec: what was encoded decodes to the same, and nothing else decodes to it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use crate::advert::{self, Advert, MAX_ADVERT_BYTES, decode_advert};
+use crate::evidence::{
+    EvidenceBundle, EvidenceReply, EvidenceRequest, MAX_EVIDENCE_BYTES, MAX_QUOTE_BYTES,
+};
+use crate::ids::{Digest, Keypair, OfferId, PublicKey32};
+use crate::job::{ClientFrame, JobRequest, MAX_CHAT_BYTES, MAX_CLIENT_FRAME_BYTES, WorkerFrame};
+use crate::negotiation::{self, Offer, QuoteReply, QuoteRequest, decode_offer};
+use crate::receipt::{Receipt, SignedReceipt};
+use crate::samples::*;
+use crate::units::NanoTon;
+use crate::voucher::{Voucher, VoucherError};
+use crate::wire::{Wire, WireError, decode, encode};
+use ed25519_dalek::SigningKey;
+use libp2p_core::SignedEnvelope;
+use proptest::prelude::*;
+use std::fmt::Debug;
+
+fn survives<T: Wire + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
+    let bytes = encode(value);
+    prop_assert_eq!(&decode::<T>(&bytes).unwrap(), value);
+    let mut unknown = bytes.clone();
+    // Field 100, varint 1.
+    unknown.extend([0xa0, 0x06, 0x01]);
+    let refused = matches!(
+        decode::<T>(&unknown),
+        Err(WireError::NotCanonical { .. } | WireError::TooLarge { .. })
+    );
+    prop_assert!(refused, "an unknown field was let in");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn an_advert_survives_the_wire(value in any_advert()) { survives(&value)?; }
+
+    #[test]
+    fn an_offer_survives_the_wire(value in any_offer()) { survives(&value)?; }
+
+    #[test]
+    fn a_quote_request_survives_the_wire(value in any_request()) { survives(&value)?; }
+
+    #[test]
+    fn a_quote_reply_survives_the_wire(value in any_reply()) { survives(&value)?; }
+
+    #[test]
+    fn a_clients_frame_survives_the_wire(value in any_client_frame()) { survives(&value)?; }
+
+    #[test]
+    fn a_workers_frame_survives_the_wire(value in any_worker_frame()) { survives(&value)?; }
+
+    #[test]
+    fn a_receipt_survives_the_wire(value in any_receipt()) { survives(&value)?; }
+
+    #[test]
+    fn a_signed_receipt_survives_the_wire(value in any_signed_receipt()) { survives(&value)?; }
+
+    #[test]
+    fn evidence_survives_the_wire(value in any_bundle()) { survives(&value)?; }
+
+    #[test]
+    fn a_request_for_evidence_survives_the_wire(value in any_evidence_request()) {
+        survives(&value)?;
+    }
+
+    #[test]
+    fn a_reply_with_evidence_survives_the_wire(value in any_evidence_reply()) {
+        survives(&value)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn a_signed_advert_is_believed(advert in any_advert()) {
+        let signed = advert.sign(&keypair(7)).unwrap();
+        prop_assert_eq!(decode_advert(&signed).unwrap().into_inner(), advert);
+    }
+
+    #[test]
+    fn a_signed_offer_is_believed(offer in any_offer()) {
+        let signed = offer.sign(&keypair(7)).unwrap();
+        prop_assert_eq!(decode_offer(&signed).unwrap().into_inner(), offer);
+    }
+
+    #[test]
+    fn a_receipt_is_believed_until_any_byte_changes(
+        receipt in any_receipt(),
+        at: prop::sample::Index,
+        change in 1_u8..,
+    ) {
+        let signed = receipt.sign(&SigningKey::from_bytes(&[9; 32])).unwrap();
+        prop_assert!(signed.verify().is_ok());
+        let mut bytes = signed.encode();
+        let at = at.index(bytes.len());
+        bytes[at] ^= change;
+        let believed = SignedReceipt::decode(&bytes).and_then(|signed| signed.verify());
+        prop_assert!(believed.is_err());
+    }
+}
+
+/// Arbitrary bytes, and a valid message with arbitrary bytes written over a part of it.
+fn disturbed(valid: &[u8], noise: &[u8]) -> Vec<u8> {
+    let Some((at, noise)) = noise.split_first_chunk::<2>() else {
+        return valid.to_vec();
+    };
+    let at = usize::from(u16::from_be_bytes(*at)) % (valid.len() + 1);
+    let mut bytes = valid.to_vec();
+    let end = (at + noise.len().min(8)).min(bytes.len());
+    bytes.splice(at..end, noise.iter().take(8).copied());
+    bytes
+}
+
+/// No bytes panic, and what is let in has one spelling.
+fn fuzz<T: Wire + PartialEq + Debug>(valid: &T) {
+    let valid = encode(valid);
+    bolero::check!()
+        .with_iterations(1_500)
+        .for_each(|noise: &[u8]| {
+            for bytes in [noise.to_vec(), disturbed(&valid, noise)] {
+                if let Ok(value) = decode::<T>(&bytes) {
+                    assert_eq!(encode(&value), bytes);
+                    assert_eq!(decode::<T>(&bytes).unwrap(), value);
+                }
+            }
+        });
+}
+
+/// One value of a strategy; the same at every run.
+fn one<T: Debug>(strategy: impl Strategy<Value = T>) -> T {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    strategy.new_tree(&mut runner).unwrap().current()
+}
+
+#[test]
+fn any_bytes_may_come_as_an_advert() {
+    fuzz::<Advert>(&advert(peer(1), 1));
+}
+#[test]
+fn any_bytes_may_come_as_an_offer() {
+    fuzz::<Offer>(&offer(peer(1), peer(2)));
+}
+#[test]
+fn any_bytes_may_come_as_a_quote_request() {
+    fuzz::<QuoteRequest>(&one(any_request()));
+}
+#[test]
+fn any_bytes_may_come_as_a_quote_reply() {
+    fuzz::<QuoteReply>(&QuoteReply::Offer(vec![1; 40]));
+}
+#[test]
+fn any_bytes_may_come_as_a_clients_frame() {
+    fuzz::<ClientFrame>(&ClientFrame::Voucher(
+        Voucher {
+            channel: address(3),
+            cumulative: NanoTon::from_nano(7),
+        }
+        .sign(&SigningKey::from_bytes(&[1; 32]), 0),
+    ));
+    fuzz::<ClientFrame>(&one(
+        any_client_frame().prop_filter("job", |frame| matches!(frame, ClientFrame::Job(_)))
+    ));
+}
+#[test]
+fn any_bytes_may_come_as_a_workers_frame() {
+    for _ in 0..2 {
+        fuzz::<WorkerFrame>(&one(any_worker_frame().prop_filter("end", |frame| {
+            matches!(
+                frame,
+                WorkerFrame::Failed {
+                    receipt: Some(_),
+                    ..
+                }
+            )
+        })));
+    }
+}
+#[test]
+fn any_bytes_may_come_as_a_receipt() {
+    fuzz::<Receipt>(&receipt());
+    fuzz::<SignedReceipt>(&one(any_signed_receipt()));
+}
+#[test]
+fn any_bytes_may_come_as_evidence() {
+    fuzz::<EvidenceRequest>(&one(any_evidence_request()));
+    fuzz::<EvidenceBundle>(&one(any_bundle()));
+    fuzz::<EvidenceReply>(&EvidenceReply::NotFound);
+}
+
+#[test]
+fn no_bytes_but_the_signed_ones_pass_as_a_signed_advert_or_offer() {
+    let signed_advert = advert(peer_of(7), 1).sign(&keypair(7)).unwrap();
+    let signed_offer = offer(peer_of(7), peer(2)).sign(&keypair(7)).unwrap();
+    bolero::check!()
+        .with_iterations(200)
+        .for_each(|noise: &[u8]| {
+            assert!(decode_advert(noise).is_err());
+            assert!(decode_offer(noise).is_err());
+            let bytes = disturbed(&signed_advert, noise);
+            assert_eq!(decode_advert(&bytes).is_ok(), bytes == signed_advert);
+            let bytes = disturbed(&signed_offer, noise);
+            assert_eq!(decode_offer(&bytes).is_ok(), bytes == signed_offer);
+        });
+}
+
+fn seal_as(key: &Keypair, domain: &str, payload_type: &[u8], payload: Vec<u8>) -> Vec<u8> {
+    SignedEnvelope::new(key, domain.to_owned(), payload_type.to_vec(), payload)
+        .unwrap()
+        .into_protobuf_encoding()
+}
+
+#[test]
+fn an_oversize_advert_is_refused_before_it_is_read() {
+    assert_eq!(
+        decode_advert(&vec![0; MAX_ADVERT_BYTES + 1]),
+        Err(WireError::TooLarge {
+            message: "Advert",
+            limit: MAX_ADVERT_BYTES,
+            got: MAX_ADVERT_BYTES + 1,
+        })
+    );
+    let mut large = advert(peer_of(7), 1);
+    large.models = vec![terms(); advert::MAX_ADVERT_MODELS + 1];
+    assert!(matches!(
+        large.sign(&keypair(7)),
+        Err(WireError::TooLong {
+            field: "models",
+            got: 9,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn the_largest_advert_fits_its_limit() {
+    let mut largest = advert(peer_of(7), 1);
+    let terms = crate::terms::ModelTerms {
+        id: "m".repeat(advert::MAX_MODEL_ID_BYTES),
+        context_tokens: u32::MAX,
+        price: price(1_000_000_000, 1_000_000_000),
+        ..terms()
+    };
+    largest.models = vec![terms; advert::MAX_ADVERT_MODELS];
+    largest.sequence = u64::MAX;
+    assert!(largest.sign(&keypair(7)).is_ok());
+}
+
+#[test]
+fn an_advert_signed_by_another_peer_is_refused() {
+    let stolen = advert(peer_of(7), 1);
+    let refused = Err(WireError::OtherSigner {
+        message: "Advert",
+        signer: Box::new(peer_of(8)),
+        named: Box::new(peer_of(7)),
+    });
+    assert_eq!(stolen.sign(&keypair(8)), refused);
+    let forged = seal_as(
+        &keypair(8),
+        advert::ADVERT_DOMAIN,
+        advert::ADVERT_PAYLOAD_TYPE,
+        encode(&stolen),
+    );
+    assert_eq!(decode_advert(&forged).map(|_| Vec::new()), refused);
+}
+
+#[test]
+fn a_signature_made_for_one_kind_of_message_counts_for_no_other() {
+    let payload = encode(&offer(peer_of(7), peer(2)));
+    let other_domain = seal_as(
+        &keypair(7),
+        advert::ADVERT_DOMAIN,
+        negotiation::OFFER_PAYLOAD_TYPE,
+        payload.clone(),
+    );
+    let other_type = seal_as(
+        &keypair(7),
+        negotiation::OFFER_DOMAIN,
+        advert::ADVERT_PAYLOAD_TYPE,
+        payload,
+    );
+    for bytes in [other_domain, other_type] {
+        assert_eq!(
+            decode_offer(&bytes),
+            Err(WireError::BadSignature { message: "Offer" })
+        );
+    }
+}
+
+#[test]
+fn a_tampered_receipt_is_refused() {
+    let signed = receipt().sign(&SigningKey::from_bytes(&[9; 32])).unwrap();
+    let mut cheaper = signed.verify().unwrap().into_inner();
+    cheaper.amount = NanoTon::from_nano(1);
+    let tampered = SignedReceipt {
+        receipt: cheaper.encode(),
+        ..signed.clone()
+    };
+    let bad = Err(WireError::BadSignature { message: "Receipt" });
+    assert_eq!(tampered.verify(), bad);
+    // Another key than the one named.
+    let mut renamed = signed.verify().unwrap().into_inner();
+    renamed.receipt_key =
+        PublicKey32::from_bytes(SigningKey::from_bytes(&[8; 32]).verifying_key().to_bytes());
+    let renamed = SignedReceipt {
+        receipt: renamed.encode(),
+        ..signed
+    };
+    assert_eq!(renamed.verify(), bad);
+}
+
+#[test]
+fn a_voucher_for_less_for_another_channel_or_by_another_key_is_refused() {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let client = PublicKey32::from_bytes(key.verifying_key().to_bytes());
+    let voucher = Voucher {
+        channel: address(1),
+        cumulative: NanoTon::from_nano(100),
+    };
+    let signed = voucher.sign(&key, -239);
+    let held = NanoTon::from_nano;
+    assert_eq!(
+        signed.check(address(1), held(60), client, -239),
+        Ok(NanoTon::from_nano(40))
+    );
+    for total in [100, 101] {
+        assert_eq!(
+            signed.check(address(1), held(total), client, -239),
+            Err(VoucherError::NotIncreasing {
+                held: held(total),
+                offered: held(100)
+            })
+        );
+    }
+    assert_eq!(
+        signed.check(address(2), held(0), client, -239),
+        Err(VoucherError::OtherChannel {
+            found: address(1),
+            wanted: address(2)
+        })
+    );
+    let bad = Err(VoucherError::BadSignature {
+        channel: address(1),
+        cumulative: held(100),
+    });
+    let other_key = voucher.sign(&SigningKey::from_bytes(&[2; 32]), -239);
+    assert_eq!(other_key.check(address(1), held(0), client, -239), bad);
+    assert_eq!(
+        signed.check(address(1), held(0), client, -3),
+        bad,
+        "a voucher of one network counts on another"
+    );
+}
+
+#[test]
+fn fields_are_refused_with_their_name_and_numbers() {
+    let mut dear = offer(peer(1), peer(2));
+    dear.price.output = NanoTon::from_nano(NanoTon::PER_TON + 1);
+    assert_eq!(
+        decode::<Offer>(&encode(&dear)),
+        Err(WireError::OutOfRange {
+            message: "Offer",
+            field: "price",
+            value: 1_000_000_001,
+            low: 0,
+            high: 1_000_000_000,
+        })
+    );
+    assert_eq!(
+        QuoteRequest::decode(&[]),
+        Err(WireError::Missing {
+            message: "QuoteRequest",
+            field: "offer_request"
+        })
+    );
+    // Field 1, two bytes.
+    assert_eq!(
+        EvidenceRequest::decode(&[0x0a, 2, 1, 2]),
+        Err(WireError::Length {
+            message: "EvidenceRequest",
+            field: "evidence",
+            expected: 32,
+            got: 2
+        })
+    );
+    // Refused (field 2) with reason 77.
+    assert_eq!(
+        QuoteReply::decode(&[0x12, 2, 0x08, 77]),
+        Err(WireError::UnknownValue {
+            message: "Refusal",
+            field: "reason",
+            value: 77
+        })
+    );
+    let mut bundle = one(any_bundle());
+    bundle.quote = vec![0; MAX_QUOTE_BYTES + 1];
+    assert_eq!(
+        EvidenceBundle::decode(&bundle.encode()),
+        Err(WireError::TooLong {
+            message: "EvidenceBundle",
+            field: "quote",
+            limit: MAX_QUOTE_BYTES,
+            got: MAX_QUOTE_BYTES + 1
+        })
+    );
+    assert!(matches!(
+        EvidenceReply::decode(&vec![0; MAX_EVIDENCE_BYTES + 1]),
+        Err(WireError::TooLarge { .. })
+    ));
+    assert!(matches!(
+        WorkerFrame::decode(b"\xff\xff\xff"),
+        Err(WireError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn a_chat_request_is_text_of_bounded_size() {
+    let job = |chat: Vec<u8>| {
+        ClientFrame::Job(JobRequest {
+            job: crate::ids::JobId::from_bytes([1; 16]),
+            offer: OfferId::from_bytes([2; 16]),
+            channel: address(3),
+            chat,
+        })
+        .encode()
+    };
+    let largest = job(vec![b'a'; MAX_CHAT_BYTES]);
+    assert!(largest.len() <= MAX_CLIENT_FRAME_BYTES);
+    assert!(ClientFrame::decode(&largest).is_ok());
+    assert!(matches!(
+        ClientFrame::decode(&job(vec![b'a'; MAX_CHAT_BYTES + 1])),
+        Err(WireError::TooLong { field: "chat", .. })
+    ));
+    assert_eq!(
+        ClientFrame::decode(&job(vec![b'a', 0xff])),
+        Err(WireError::NotUtf8 {
+            message: "JobRequest",
+            field: "chat",
+            valid_up_to: 1
+        })
+    );
+}
+
+#[test]
+fn debug_output_of_frames_holds_no_content() {
+    let job = ClientFrame::Job(JobRequest {
+        job: crate::ids::JobId::from_bytes([1; 16]),
+        offer: OfferId::from_bytes([2; 16]),
+        channel: address(3),
+        chat: b"planted-secret".to_vec(),
+    });
+    let tokens = WorkerFrame::Tokens {
+        text: "planted-secret".to_owned(),
+        tokens: 3,
+    };
+    assert!(!format!("{job:?}{tokens:?}").contains("planted"));
+    assert_eq!(format!("{tokens:?}"), "Tokens(3 tokens, 14 bytes)");
+}
+
+#[test]
+fn evidence_is_named_by_every_claim() {
+    let claims = one(any_claims());
+    let mut others = vec![claims.clone(); 9];
+    others[0].noise_key[0] ^= 1;
+    others[1].mlkem_key[0] ^= 1;
+    others[2].receipt_key[0] ^= 1;
+    others[3].peer = peer(0xfe);
+    others[4].model = Digest::sha256(b"other");
+    others[5].config = Digest::sha256(b"other");
+    others[6].gpu_evidence = Digest::sha256(b"other");
+    others[7].beacon.seqno ^= 1;
+    others[8].epoch ^= 1;
+    for other in others {
+        assert_ne!(other.digest(), claims.digest());
+    }
+}
