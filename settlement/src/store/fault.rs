@@ -37,11 +37,6 @@ impl Faults {
         self.alive()
     }
 
-    /// How many points were passed.
-    pub(crate) fn passed(&self) -> u32 {
-        self.passed.load(Ordering::SeqCst)
-    }
-
     fn alive(&self) -> Result<(), StoreError> {
         if self.dead.load(Ordering::SeqCst) {
             Err(StoreError::Killed {

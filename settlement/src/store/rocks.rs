@@ -3,6 +3,7 @@
 //! Chosen for what a ledger needs: a write-ahead log with atomic batches across column families. The ledger of a busy
 //! worker is a few hundred megabytes at most, so the options aim at little memory rather than throughput.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -27,6 +28,9 @@ const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// RocksDB's own text log, which nobody reads until something is wrong.
 const MAX_INFO_LOG_BYTES: usize = 1024 * 1024;
 const KEEP_INFO_LOGS: usize = 2;
+
+/// The column RocksDB always has. We keep nothing there.
+const DEFAULT_COLUMN: &str = "default";
 
 /// Our lock file. RocksDB has one too, but reports it as words in an I/O error; with this one the error is typed and
 /// can name the process.
@@ -67,10 +71,10 @@ impl RocksStore {
             .iter()
             .chain(schema.columns)
             .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options()));
-        // Columns that are on disk but not declared make RocksDB refuse; find out first whether that is because the
-        // directory is somebody else's, and say that instead.
+        // RocksDB would refuse columns that are on disk but not declared, and add those that are declared but not on
+        // disk. If they differ, find out first whether the directory is somebody else's, say so, and leave it alone.
         if !fresh {
-            check_schema_before_opening(&path, schema)?;
+            check_foreign_columns(&path, schema)?;
         }
         let db = DB::open_cf_descriptors(&database_options(), &path, columns)
             .map_err(|error| engine("open", &error))?;
@@ -176,6 +180,8 @@ fn database_options() -> Options {
     options.create_missing_column_families(true);
     options.set_db_write_buffer_size(ALL_WRITE_BUFFERS_BYTES);
     options.set_max_open_files(MAX_OPEN_FILES);
+    // The default of 16 threads, started anew at each opening, suits thousands of files.
+    options.set_max_file_opening_threads(1);
     options.set_max_total_wal_size(MAX_LOG_BYTES);
     options.set_max_log_file_size(MAX_INFO_LOG_BYTES);
     options.set_keep_log_file_num(KEEP_INFO_LOGS);
@@ -234,13 +240,20 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-/// Reads the schema record through a read-only handle that opens only its column.
-fn check_schema_before_opening(path: &Path, schema: Schema) -> Result<(), StoreError> {
+/// If the columns are not the schema's, reads the schema record through a read-only handle that opens only its column.
+fn check_foreign_columns(path: &Path, schema: Schema) -> Result<(), StoreError> {
     let columns = DB::list_cf(&database_options(), path).map_err(|error| engine("open", &error))?;
     let meta = SchemaRecord::COLUMN.name();
+    let expected: BTreeSet<&str> = [DEFAULT_COLUMN, meta]
+        .into_iter()
+        .chain(schema.columns.iter().map(|column| column.name()))
+        .collect();
+    if columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == expected {
+        return Ok(());
+    }
     if !columns.iter().any(|column| column == meta) {
         // RocksDB makes the default column and then ours, one by one: a crash may have left only the first.
-        let only_default = columns.iter().all(|column| column == "default");
+        let only_default = columns.iter().all(|column| column == DEFAULT_COLUMN);
         return if only_default {
             Ok(())
         } else {
