@@ -230,10 +230,11 @@ fn labels(lines: &mut Lines, opened: &Opened, receipt: &Receipt) {
 }
 
 fn sums(lines: &mut Lines, receipt: &Receipt) {
-    let cost = |price: NanoTon, tokens: u32| price.checked_mul(u64::from(tokens));
-    let total = cost(receipt.price.input, receipt.prompt_tokens)
-        .zip(cost(receipt.price.output, receipt.output_tokens))
-        .and_then(|(input, output)| input.checked_add(output));
+    // The prompt is charged with the first token of the answer: no answer, no charge.
+    let total = match receipt.output_tokens {
+        0 => Some(NanoTon::ZERO),
+        output => receipt.price.cost(receipt.prompt_tokens, output),
+    };
     let says = format!(
         "{} × {} + {} × {} nanoTON",
         receipt.prompt_tokens,

@@ -124,13 +124,24 @@ fn sums_that_do_not_add_up_and_time_that_runs_backwards_are_seen() {
     let mut wrong = receipt();
     wrong.amount = NanoTon::from_nano(681);
     wrong.ended = UnixMillis::from_millis(1);
-    // A receipt format that refuses such a receipt outright serves as well.
-    let Ok(signed) = wrong.sign(&key()) else {
-        return;
-    };
+    let signed = wrong.sign(&key()).unwrap();
     let report = checked(document(&signed, None));
     assert_eq!(result(&report, "receipt_amount"), FactorResult::Fail);
     assert_eq!(result(&report, "receipt_times"), FactorResult::Fail);
+}
+
+#[test]
+fn a_job_without_an_answer_is_free() {
+    for (amount, expected) in [(0, FactorResult::Pass), (200, FactorResult::Fail)] {
+        let mut silent = receipt();
+        silent.output_tokens = 0;
+        silent.amount = NanoTon::from_nano(amount);
+        let signed = silent.sign(&key()).unwrap();
+        assert_eq!(
+            result(&checked(document(&signed, None)), "receipt_amount"),
+            expected
+        );
+    }
 }
 
 #[test]

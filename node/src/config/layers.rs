@@ -139,10 +139,6 @@ impl Environment {
                     .trim()
                     .parse::<u64>()
                     .map_or_else(|_| Value::from(value.as_str()), Value::from),
-                SettingKind::Decimal => value
-                    .trim()
-                    .parse::<f64>()
-                    .map_or_else(|_| Value::from(value.as_str()), Value::from),
             };
             values.insert(name, value);
         }

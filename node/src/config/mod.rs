@@ -66,7 +66,7 @@ pub struct Config {
     /// Put into each new channel by a client, nanoTON.
     pub deposit_nanoton: u64,
     /// What a thousandth of a TON is worth in milliseconds of waiting, when workers are compared.
-    pub lambda_ms_per_milliton: f64,
+    pub wait_ms_per_milliton: u64,
     /// Seconds between a worker's settlement batches.
     pub settle_every_s: u64,
     /// Where a worker's quotes come from, and which root everybody trusts.
@@ -96,9 +96,9 @@ impl Default for Config {
             price_input_nanoton: 20,
             price_output_nanoton: 160,
             slots: 1,
-            credit_window_nanoton: 100_000,
+            credit_window_nanoton: 200_000,
             deposit_nanoton: NanoTon::PER_TON,
-            lambda_ms_per_milliton: 50.0,
+            wait_ms_per_milliton: 1_000,
             settle_every_s: 60,
             evidence: EvidenceSource::Tdx,
             policy_path: None,

@@ -303,16 +303,6 @@ fn client(check: &mut Check<'_>, config: &Config) {
             "deposit at least what one long answer costs",
         );
     }
-    let lambda = config.lambda_ms_per_milliton;
-    if !(lambda.is_finite() && lambda >= 0.0) {
-        let why = "waiting and price cannot be compared with it";
-        check.wrong(
-            "lambda_ms_per_milliton",
-            lambda,
-            why,
-            "use a number from 0 (price is nothing)",
-        );
-    }
     if config.evidence == EvidenceSource::Tdx && config.policy_path.is_none() {
         check.wrong(
             "policy_path",

@@ -50,8 +50,6 @@ pub enum SettingKind {
     Text,
     /// A whole number.
     Number,
-    /// A number with decimals.
-    Decimal,
     /// Texts; separated by commas in the environment and in flags.
     List,
 }
@@ -86,7 +84,7 @@ pub const SETTINGS: [Setting; 20] = [
     setting("slots", SettingKind::Number),
     setting("credit_window_nanoton", SettingKind::Number),
     setting("deposit_nanoton", SettingKind::Number),
-    setting("lambda_ms_per_milliton", SettingKind::Decimal),
+    setting("wait_ms_per_milliton", SettingKind::Number),
     setting("settle_every_s", SettingKind::Number),
     setting("evidence", SettingKind::Text),
     setting("policy_path", SettingKind::Text),
@@ -154,7 +152,7 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slots: Option<u16>,
-    /// Worker: how far it goes ahead of the vouchers, nanoTON [default: 100000]
+    /// Worker: how far it goes ahead of the vouchers, nanoTON [default: 200000]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credit_window_nanoton: Option<u64>,
@@ -163,10 +161,10 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deposit_nanoton: Option<u64>,
     /// Client: milliseconds of waiting that 0.001 TON is worth, when workers are compared
-    /// [default: 50]
+    /// [default: 1000]
     #[arg(long, value_name = "MILLISECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lambda_ms_per_milliton: Option<f64>,
+    pub wait_ms_per_milliton: Option<u64>,
     /// Worker: seconds between settlement batches [default: 60]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
