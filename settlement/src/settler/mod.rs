@@ -19,13 +19,16 @@
 //!   refuse a duplicate for free anyway: seqno and `claimed` only rise.
 //! - What decides is always the contract's state, never that a transaction was seen.
 //!
+//! A view of a contract comes with a chain time that must **not be newer than the view**: read the chain's head first, then
+//! the contract. The other way round, a commit applied between the two reads looks as if it had lapsed.
+//!
 //! Two clocks: `now` is the node's (ages, polling, back-off); `unix` is the chain's (validity).
 //!
 //! After a crash, [`crate::ledger::WorkerLedger::settler_start`] says where to go on. The driver's loop is short:
 //! perform each output through [`crate::ledger::WorkerLedger::perform`], do the five that are not the ledger's
 //! (look ×2, submit ×2, deploy), tell people about the rest, and feed the answers back.
 //!
-//! Two sub-machines: [`commits`] (batch and commit) and [`claims`] (one per channel).
+//! Two sub-machines: `commits` (batch and commit) and `claims` (one per channel).
 
 mod claims;
 mod commits;
@@ -218,14 +221,14 @@ pub enum SettlerInput {
     Covered(Vec<CoveredChannel>),
     /// The answer to [`SettlerOutput::LookAtLedger`].
     Ledger {
-        /// Chain time of the view, unix seconds.
+        /// Chain time, unix seconds, read before the contract was.
         unix: u32,
         /// The contract; `None` if it is not deployed.
         view: Option<LedgerView>,
     },
     /// The answer to [`SettlerOutput::LookAtChannel`].
     Channel {
-        /// Chain time of the view, unix seconds.
+        /// Chain time, unix seconds, read before the contract was.
         unix: u32,
         /// Which.
         channel: TonAddress,
@@ -309,9 +312,10 @@ pub enum SettlerOutput {
         /// The transaction, if it was seen and was ours.
         transaction: Option<TransactionRecord>,
     },
-    /// Chain: read the ledger contract (transactions first) and answer with [`SettlerInput::Ledger`].
+    /// Chain: read the head, the ledger contract's transactions, then the contract, in this order; answer with
+    /// [`SettlerInput::Ledger`].
     LookAtLedger,
-    /// Chain: read this channel (transactions first) and answer with [`SettlerInput::Channel`].
+    /// Chain: the same for this channel; answer with [`SettlerInput::Channel`].
     LookAtChannel(TonAddress),
     /// Chain: a commit waits and the ledger contract is not there. Deploy it; no answer needed.
     DeployLedger,

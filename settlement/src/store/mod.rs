@@ -1,4 +1,4 @@
-//! Durable key–value storage behind a small trait, so that only one file ([`rocks`]) knows RocksDB.
+//! Durable key–value storage behind a small trait, so that only one file (`rocks.rs`) knows RocksDB.
 //!
 //! A store is a set of named columns (RocksDB: column families). There is **one writer per directory**: [`RocksStore`]
 //! holds a lock file for as long as it is open. All changes go through [`Store::commit`], which applies a whole
