@@ -1,9 +1,9 @@
 //! Adverts by gossip: forwarded after their judgement and not before.
 
-use crate::node::{Node, leaf, quiet, until};
-use cocoon_actors::port::{Judgement, PortError, Question, SwarmCommand};
+use crate::node::{LIMIT, Node, converse, leaf, quiet, until};
+use cocoon_actors::port::{Judgement, PortError, Question};
 use cocoon_protocol::advert::MAX_ADVERT_BYTES;
-use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// `a — hub — c`: the ends know the hub and cannot meet.
 async fn line() -> (Node, Node, Node) {
@@ -64,6 +64,8 @@ async fn a_peer_that_keeps_relaying_invalid_adverts_is_no_longer_heard() {
     // Commands are taken in order, so the hub has judged before it asks.
     assert!(hub.try_publish(&[0; MAX_ADVERT_BYTES + 1]).await.is_err());
     let _ = a.try_publish(b"from the graylisted").await;
+    // The same connection carries a question after it, so it has arrived by now.
+    converse(&a, &mut hub).await;
     c.publish(b"from the other").await;
     let (_, relay, bytes) = hub.advert().await;
     assert_eq!((bytes.as_slice(), relay), (&b"from the other"[..], c.peer));
@@ -135,20 +137,35 @@ async fn actors_that_take_no_notices_stop_the_sockets_but_not_the_commands() {
         }
     })
     .await;
-    // It takes commands still, and keeps its deadline for the answer it cannot hear.
-    let error = deaf.ask(hub.peer, Question::Offer, b"").await.unwrap_err();
-    assert_eq!(
-        error,
-        PortError::TimedOut {
-            peer: hub.peer,
-            limit_ms: 300
+    // It takes commands still, and keeps its deadline for an answer that it does not hear although
+    // the hub would give it.
+    let at = hub.peer;
+    let answering = tokio::spawn(async move {
+        loop {
+            let (.., reply) = hub.asked().await;
+            let _ = reply.send(b"here".to_vec());
         }
-    );
+    });
+    let error = deaf.ask(at, Question::Offer, b"").await.unwrap_err();
+    let limit_ms = 300;
+    assert_eq!(error, PortError::TimedOut { peer: at, limit_ms });
     // Once the notices are taken everything goes on.
-    let (done, closed) = oneshot::channel();
-    let drain = deaf.advert().await;
-    drop(drain);
-    let command = SwarmCommand::Shutdown { done };
-    deaf.commands.send(command).await.unwrap();
-    closed.await.unwrap();
+    let goes_on = async {
+        loop {
+            let mut answer = deaf.start_ask(at, Question::Offer, b"");
+            let answer = loop {
+                tokio::select! {
+                    answer = &mut answer => break answer.unwrap(),
+                    _ = deaf.advert() => {}
+                }
+            };
+            match answer {
+                Err(PortError::TimedOut { .. }) => {}
+                answer => break answer,
+            }
+        }
+    };
+    let answer = timeout(LIMIT, goes_on).await.expect("goes on in time");
+    assert_eq!(answer.unwrap(), b"here");
+    answering.abort();
 }

@@ -1,10 +1,11 @@
 //! Finding one another, and staying together when the bootstrap is gone.
 
-use crate::node::{Node, converse, leaf, quiet, sociable};
+use crate::node::{LIMIT, Node, converse, leaf, quiet, sociable};
 use cocoon::net::{NetConfig, NetError, spawn};
 use cocoon_actors::port::{Judgement, PortError, Question, SwarmNotice};
 use cocoon_protocol::ids::PeerId;
 use prometheus_client::registry::Registry;
+use tokio::time::timeout;
 
 /// A bootstrap node and three others that were given its address and nothing else, once all of
 /// them are connected to all. The first two know it by TCP, the last by QUIC.
@@ -101,12 +102,16 @@ async fn a_peer_that_was_never_dialled_is_found_through_the_bootstrap() {
         reply.send(b"me".to_vec()).unwrap();
         (worker, peer)
     });
-    let answer = loop {
-        match client.ask(asked, Question::Evidence, b"who").await {
-            Err(PortError::Unreachable { .. }) => {}
-            answer => break answer,
+    let answer = timeout(LIMIT, async {
+        loop {
+            match client.ask(asked, Question::Evidence, b"who").await {
+                Err(PortError::Unreachable { .. }) => {}
+                answer => break answer,
+            }
         }
-    };
+    })
+    .await
+    .expect("found in time");
     assert_eq!(answer.unwrap(), b"me");
     assert_eq!(answering.await.unwrap().1, client.peer);
 }
