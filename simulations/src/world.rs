@@ -21,6 +21,10 @@ use crate::violation::{Side, Violation};
 /// The instant at which every simulation begins, 2027-01-15 08:00 UTC. Any would do.
 const START: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
 
+/// How long after the end adverts and clocks go on for the jobs that are still open, in
+/// milliseconds.
+const MAX_OVERTIME_MS: u64 = 300_000;
+
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) scenario: Scenario,
@@ -155,9 +159,12 @@ impl World {
         }
     }
 
-    /// Whether anything still goes on that needs adverts and clocks.
+    /// Whether anything still goes on that needs adverts and clocks. Bounded, so that a job which
+    /// never ends is reported and does not keep the simulation going.
     pub(crate) fn is_busy(&self) -> bool {
-        self.queue.now() < self.end || self.open_jobs > 0 || self.open_worker_ends > 0
+        let now = self.queue.now();
+        let open = self.open_jobs > 0 || self.open_worker_ends > 0;
+        now < self.end || (open && now < self.end.saturating_add(MAX_OVERTIME_MS))
     }
 
     /// A client's place in the network, after all workers.
