@@ -45,6 +45,31 @@ fn a_flipped_signature_breaks_the_chain() {
 }
 
 #[test]
+fn a_second_chain_in_the_collateral_does_not_replace_the_one_in_the_quote() {
+    let mut bundle = honest(&claims());
+    let chain = {
+        let quote = dcap_qvl::quote::Quote::parse(&bundle.quote).unwrap();
+        String::from_utf8(quote.raw_cert_chain().unwrap().to_vec()).unwrap()
+    };
+    let mut collateral: dcap_qvl::QuoteCollateralV3 =
+        serde_json::from_slice(&bundle.collateral_json).unwrap();
+    collateral.pck_certificate_chain = Some(chain.clone());
+    bundle.collateral_json = serde_json::to_vec(&collateral).unwrap();
+    assert!(verify(&bundle).accepted());
+
+    // One letter of the authority's certificate, the second of the three inside the quote.
+    let end = "-----END CERTIFICATE-----";
+    let in_chain = chain.match_indices(end).nth(1).unwrap().0 - 20;
+    let start = bundle
+        .quote
+        .windows(64)
+        .position(|window| window == &chain.as_bytes()[..64]);
+    let at = start.unwrap() + in_chain;
+    bundle.quote[at] = if bundle.quote[at] == b'A' { b'B' } else { b'A' };
+    refused(&verify(&bundle), &[Check::SignatureChain]);
+}
+
+#[test]
 fn a_forger_with_a_root_of_its_own_is_refused_before_signatures_are_checked() {
     let forger = Simulator::from_seed([8; 32]).unwrap();
     let honest = honest(&claims());
