@@ -5,7 +5,7 @@ use crate::clock;
 use crate::directory::ListWorkers;
 use crate::gateway_port::{self, GatewayError, JobHandle, JobSubmission, ServedModel, job_channel};
 use crate::job::client::{ClientParts, run};
-use crate::metrics::{Side, SideLabels};
+use crate::metrics::Side;
 use actix::prelude::*;
 use cocoon_protocol::JobId;
 use rand::rngs::StdRng;
@@ -76,18 +76,12 @@ impl Handler<Ask<Submit>> for Gateway {
         let job = JobId::random(&mut self.rng);
         let (events, handle) = job_channel(job);
         let parts = self.parts.clone();
-        let running = parts
-            .metrics
-            .running_jobs
-            .get_or_create(&SideLabels { role: Side::Client })
-            .clone();
+        let running = parts.metrics.running(Side::Client);
         let span = info_span!("job", %job, side = "client");
         self.runtime.spawn(
             async move {
-                let _slot = slot;
-                running.inc();
+                let (_slot, _running) = (slot, running);
                 run(parts, job, query.0, events).await;
-                running.dec();
             }
             .instrument(span),
         );

@@ -187,6 +187,14 @@ impl Metrics {
         );
     }
 
+    /// Counts a job as running for as long as the guard lives.
+    #[must_use]
+    pub fn running(&self, role: Side) -> Running {
+        let gauge = self.running_jobs.get_or_create(&SideLabels { role }).clone();
+        gauge.inc();
+        Running(gauge)
+    }
+
     /// Counts a job that ended; call it once for each job and side.
     pub fn job_ended(&self, role: Side, outcome: &'static str) {
         self.jobs.get_or_create(&JobLabels { role, outcome }).inc();
@@ -241,6 +249,16 @@ impl Metrics {
     /// Counts money that arrived on chain.
     pub fn settled(&self, amount: NanoTon) {
         self.settled_nanoton.inc_by(amount.nano());
+    }
+}
+
+/// A job that runs; see [`Metrics::running`].
+#[derive(Debug)]
+pub struct Running(Gauge);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

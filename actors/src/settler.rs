@@ -26,7 +26,7 @@ use cocoon_settlement::store::RocksStore;
 use cocoon_settlement::wallet::Wallet;
 use cocoon_protocol::NanoTon;
 use ed25519_dalek::SigningKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -42,7 +42,7 @@ const LEDGER_DEPOSIT: NanoTon = NanoTon::from_nano(200_000_000);
 #[derive(Clone)]
 pub struct Settling {
     /// On disk; shared with the cashier.
-    pub ledger: Arc<WorkerLedger<RocksStore>>,
+    pub ledger: Arc<WorkerLedger<Arc<RocksStore>>>,
     /// The chain.
     pub chain: Arc<dyn Chain>,
     /// Deploys the ledger contract.
@@ -95,8 +95,8 @@ impl Settler {
     }
 
     fn drive(&mut self, input: SettlerInput, context: &mut Context<Self>) {
-        let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
             for output in self.machine.handle(clock::now(), input) {
                 match self.perform(output, context) {
                     Ok(answer) => inputs.extend(answer),
@@ -235,11 +235,13 @@ impl Settler {
         let chain = Arc::clone(&self.settling.chain);
         let after = self.read.get(&address).copied().unwrap_or(0);
         let look = async move {
+            // The head first: the time that goes with a view must not be newer than the view, or a
+            // commit that is applied in between looks as if it had lapsed.
+            let head = chain.head().await?;
             let seen = chain
                 .transactions(address, after, TRANSACTIONS_PER_LOOK)
                 .await?;
             let state = fetch_ledger(chain.as_ref(), address).await?;
-            let head = chain.head().await?;
             Ok::<_, ChainError>((seen, state, head))
         };
         context.spawn(look.into_actor(self).map(move |looked, actor, context| {
@@ -260,11 +262,11 @@ impl Settler {
         let chain = Arc::clone(&self.settling.chain);
         let after = self.read.get(&channel).copied().unwrap_or(0);
         let look = async move {
+            let head = chain.head().await?;
             let seen = chain
                 .transactions(channel, after, TRANSACTIONS_PER_LOOK)
                 .await?;
             let state = fetch_channel(chain.as_ref(), channel).await?;
-            let head = chain.head().await?;
             Ok::<_, ChainError>((seen, state, head))
         };
         context.spawn(look.into_actor(self).map(move |looked, actor, context| {

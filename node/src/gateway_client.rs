@@ -127,6 +127,17 @@ impl GatewayClient {
         self.get(&format!("/v1/receipts/{id}")).await
     }
 
+    /// `POST /admin/{what}` with the admin token.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn admin(&self, what: &str, token: &str) -> Result<(), ClientError> {
+        let url = format!("{}/admin/{what}", self.base);
+        self.send(self.http.post(url).bearer_auth(token))
+            .await
+            .map(drop)
+    }
+
     /// Ids of the models that are served now.
     ///
     /// # Errors

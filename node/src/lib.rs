@@ -9,7 +9,8 @@
 //! | [`gateway_client`], [`receipt_check`] | what `chat`, `status` and `verify` are made of |
 //! | [`net`] | the libp2p swarm |
 //! | [`telemetry`] | logs and metrics |
-//! | [`wiring`], [`demo`] | roles put together, and a whole network |
+//! | [`wiring`] | roles put together |
+//! | [`local_mesh`], [`demo`] | a whole network of processes, and its tour |
 //!
 //! Nothing here decides anything about the protocol: that is `cocoon-protocol`, driven by
 //! `cocoon-actors`.
@@ -21,6 +22,7 @@ pub mod config;
 pub mod demo;
 pub mod gateway_client;
 pub mod http;
+pub mod local_mesh;
 pub mod net;
 pub mod receipt_check;
 pub mod secret_file;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// What the books are kept with.
 pub struct Earning {
     /// On disk; shared with the settler.
-    pub ledger: Arc<WorkerLedger<RocksStore>>,
+    pub ledger: Arc<WorkerLedger<Arc<RocksStore>>>,
     /// The chain.
     pub chain: Arc<dyn Chain>,
     /// Where this worker is paid.

@@ -41,7 +41,7 @@ const OPENING_GAS: NanoTon = NanoTon::from_nano(2_000_000);
 #[derive(Clone)]
 pub struct Paying {
     /// On disk.
-    pub ledger: Arc<ClientLedger<RocksStore>>,
+    pub ledger: Arc<ClientLedger<Arc<RocksStore>>>,
     /// The chain.
     pub chain: Arc<dyn Chain>,
     /// Pays deposits. Locked while a transfer is under way, because its messages are numbered.

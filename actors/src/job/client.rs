@@ -35,11 +35,17 @@ use cocoon_protocol::{Digest, JobId, NanoTon, PeerId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 /// Workers that one job may be tried on.
 pub const MAX_ATTEMPTS: u8 = 4;
+
+/// Longest wait for a slot while all verified workers are busy.
+pub const PLACEMENT_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two rounds of quotes.
+const PLACEMENT_PAUSE: Duration = Duration::from_millis(500);
 
 /// The name of a job's attempt: every job in a ledger ends once, so a job that moves to another
 /// worker is another job there. The first attempt has the job's own name.
@@ -123,7 +129,7 @@ impl Run {
         let mut last = None;
         for attempt in 0..MAX_ATTEMPTS {
             self.job = attempt_id(self.public_job, attempt);
-            let offer = match self.find_offer().await {
+            let offer = match self.place(events).await {
                 Ok(offer) => offer,
                 Err((outcome, error)) => {
                     // Say why the workers that were tried failed, not that nobody is left.
@@ -177,6 +183,24 @@ impl Run {
         ) && let Err(error) = tell(&self.parts.directory, PeerFailed(worker))
         {
             debug!(%error, "failure not noted");
+        }
+    }
+
+    /// Finds an offer, waiting a little while everybody is busy: a slot that is promised to a client
+    /// which chose another worker comes free within an offer's lifetime.
+    async fn place(&self, events: &JobEvents) -> Result<Offer, (Outcome, GatewayError)> {
+        let patience = tokio::time::Instant::now()
+            .checked_add(PLACEMENT_PATIENCE)
+            .unwrap_or_else(tokio::time::Instant::now);
+        loop {
+            match self.find_offer().await {
+                Err((_, GatewayError::AllWorkersBusy { .. }))
+                    if tokio::time::Instant::now() < patience && !events.is_cancelled() =>
+                {
+                    tokio::time::sleep(PLACEMENT_PAUSE).await;
+                }
+                found => return found,
+            }
         }
     }
 

@@ -199,6 +199,7 @@ impl Job {
 
     /// With a slot.
     async fn leased(&mut self, lease: &Lease) -> Outcome {
+        let _running = self.parts.metrics.running(Side::Worker);
         match self.prepare(lease).await {
             Err(error) => {
                 info!(code = error.code.label(), message = %error.message, "job refused");

@@ -1,0 +1,483 @@
+//! Starting the actors of a role, and stopping them.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use actix::prelude::*;
+use cocoon_actors::ask::{ask, tell};
+use cocoon_actors::attestor::Attestor;
+use cocoon_actors::cashier::earning::Earning;
+use cocoon_actors::cashier::paying::{Paying, reconcile};
+use cocoon_actors::cashier::Cashier;
+use cocoon_actors::directory::Directory;
+use cocoon_actors::engine::Engine;
+use cocoon_actors::gateway::{Close, Gateway, GatewayPort};
+use cocoon_actors::job::client::ClientParts;
+use cocoon_actors::job::worker::{WorkerParts, serve};
+use cocoon_actors::mesh::{Inbox, MAX_WAITING_SESSIONS, Mesh};
+use cocoon_actors::metrics::Metrics;
+use cocoon_actors::negotiator::{Drain, Negotiator, Shop};
+use cocoon_actors::port::{SessionStream, SwarmCommands};
+use cocoon_actors::router::Router;
+use cocoon_actors::settler::{Settler, Settling};
+use cocoon_actors::supervision::{supervise, supervise_on};
+use cocoon_actors::worker_life::{WorkerLife, live};
+use cocoon_attestation::{Admission, AdmissionConfig, EvidenceSource};
+use cocoon_inference::{BurnEngine, Engine as _};
+use cocoon_protocol::directory::DirectoryConfig;
+use cocoon_protocol::domain::Network;
+use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
+use cocoon_protocol::{Digest, ModelTerms, NanoTon, PeerId, Price, PublicKey32, TonAddress};
+use cocoon_settlement::contract::LedgerTerms;
+use cocoon_settlement::ledger::{ClientLedger, WorkerLedger};
+use cocoon_settlement::settler::SettlerConfig;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::WiringError;
+use super::chain::ChainSide;
+use super::keys::Keys;
+use crate::config::{Config, NodeRole};
+use crate::trust;
+
+/// Sessions a worker holds per slot: one that runs, and a few that are refused in a typed way.
+const SESSIONS_PER_SLOT: usize = 4;
+
+/// A worker's model and where its evidence comes from.
+pub(super) struct LoadedWorker {
+    engine: Arc<BurnEngine>,
+    source: Arc<dyn EvidenceSource>,
+}
+
+/// What the actors are made of.
+pub(super) struct Ingredients {
+    pub(super) role: NodeRole,
+    pub(super) config: Config,
+    pub(super) keys: Keys,
+    pub(super) network: Network,
+    pub(super) chain: Option<ChainSide>,
+    pub(super) worker: Option<LoadedWorker>,
+    pub(super) commands: SwarmCommands,
+    pub(super) metrics: Metrics,
+    pub(super) runtime: Handle,
+    pub(super) shutdown: CancellationToken,
+}
+
+/// The addresses of a running node's actors.
+pub(super) struct Actors {
+    pub(super) mesh: Addr<Mesh>,
+    pub(super) directory: Addr<Directory>,
+    pub(super) attestor: Option<Addr<Attestor>>,
+    pub(super) cashier: Option<Addr<Cashier>>,
+    pub(super) settler: Option<Addr<Settler>>,
+    pub(super) ledger: Option<TonAddress>,
+    negotiator: Option<Addr<Negotiator>>,
+    gateway: Option<Addr<Gateway>>,
+    sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
+    system: System,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Reads the model and finds the source of evidence. Before anything is started, since it takes
+/// seconds and may fail.
+pub(super) async fn load_worker(
+    config: &Config,
+    keys: &Keys,
+) -> Result<LoadedWorker, WiringError> {
+    let path = config.model_path.clone().ok_or(WiringError::Lacks {
+        role: "worker",
+        setting: "model_path",
+    })?;
+    let source = evidence_source(config, keys)?;
+    info!(model = %path.display(), "loading the model");
+    let file = path.clone();
+    let loading = tokio::task::spawn_blocking(move || {
+        let mut told = 0;
+        BurnEngine::load(&file, &mut |done, total| {
+            let quarter = done.saturating_mul(4).checked_div(total).unwrap_or(4);
+            if quarter > told {
+                told = quarter;
+                info!(percent = quarter * 25, "reading the model");
+            }
+        })
+    });
+    let engine = loading
+        .await
+        .map_err(std::io::Error::other)?
+        .map_err(|source| WiringError::Model { path, source })?;
+    let engine = match &config.model_id {
+        Some(id) => engine.with_id(id.clone()),
+        None => engine,
+    };
+    let about = engine.describe();
+    info!(model = %about.id, digest = %about.digest, context_tokens = about.context_tokens, "model loaded");
+    Ok(LoadedWorker {
+        engine: Arc::new(engine),
+        source,
+    })
+}
+
+#[cfg_attr(not(feature = "simulated-evidence"), allow(unused_variables))]
+fn evidence_source(config: &Config, keys: &Keys) -> Result<Arc<dyn EvidenceSource>, WiringError> {
+    use crate::config::EvidenceSource as Source;
+    use cocoon_attestation::ConfigfsTsmSource;
+    use cocoon_attestation::source::TSM_REPORTS;
+    Ok(match config.evidence {
+        Source::Tdx => Arc::new(ConfigfsTsmSource::new(
+            TSM_REPORTS,
+            config.data_dir.join("collateral.json"),
+        )),
+        #[cfg(feature = "simulated-evidence")]
+        Source::Simulated => Arc::new(cocoon_attestation::SimulatedSource::new(
+            &keys.peer().to_bytes(),
+        )?),
+        #[cfg(not(feature = "simulated-evidence"))]
+        Source::Simulated => return Err(trust::PolicySetupError::NoSimulator.into()),
+    })
+}
+
+impl Actors {
+    /// Starts the actix system on a thread of its own and the role's actors in it. The future
+    /// resolves when they run.
+    pub(super) fn start(
+        ingredients: Ingredients,
+    ) -> Result<impl Future<Output = Result<Self, WiringError>>, WiringError> {
+        let (ready, started) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("cocoon-actors".to_owned())
+            .spawn(move || {
+                let system = System::new();
+                system.block_on(async move {
+                    let assembled = assemble(ingredients).await;
+                    // Whoever started us is gone if this fails, and the process with it.
+                    let _ = ready.send(assembled);
+                });
+                if let Err(error) = system.run() {
+                    tracing::error!(%error, "the actors' system failed");
+                }
+            })?;
+        Ok(async move {
+            let mut actors = started.await.map_err(|_| WiringError::Ended("actors"))??;
+            actors.thread = Some(thread);
+            Ok(actors)
+        })
+    }
+
+    /// For the pump.
+    pub(super) fn inbox(&self) -> Inbox {
+        let selling = self.sessions.is_some();
+        Inbox {
+            mesh: self.mesh.clone(),
+            directory: self.directory.clone(),
+            attestor: self.attestor.clone().filter(|_| selling),
+            negotiator: self.negotiator.clone().filter(|_| selling),
+            sessions: self.sessions.clone(),
+        }
+    }
+
+    /// For HTTP, on a client.
+    pub(super) fn gateway_port(&self) -> Option<GatewayPort> {
+        self.gateway
+            .clone()
+            .map(|gateway| GatewayPort::new(gateway, self.directory.clone()))
+    }
+
+    /// No new jobs; returns when the running ones have ended.
+    pub(super) async fn close(&self) {
+        if let Some(gateway) = &self.gateway {
+            let _ = ask(gateway, Close).await;
+        }
+        if let Some(negotiator) = &self.negotiator {
+            let _ = tell(negotiator, Drain);
+        }
+        if let (Some(cashier), Some(_)) = (&self.cashier, &self.sessions) {
+            loop {
+                match ask(cashier, cocoon_actors::cashier::earning::WorkerBooks).await {
+                    Ok(Ok(books)) if books.open_jobs > 0 => {
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    }
+                    _ => return,
+                }
+            }
+        }
+    }
+
+    /// Ends the actors' system.
+    pub(super) async fn stop(self) {
+        self.system.stop();
+        if let Some(thread) = self.thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
+    let Ingredients {
+        role,
+        config,
+        keys,
+        network,
+        chain,
+        worker,
+        commands,
+        metrics,
+        runtime,
+        shutdown,
+    } = ingredients;
+    let mesh = supervise(Mesh::new(commands, metrics.clone()));
+    let attestor = match &chain {
+        None => None,
+        Some(chain) => {
+            let admission = Admission::new(trust::verifier(&config)?, AdmissionConfig::default());
+            Some(supervise(Attestor::new(
+                mesh.clone(),
+                Arc::clone(&chain.chain),
+                admission,
+                network.trust_domain,
+            )))
+        }
+    };
+    // Only a client needs to know whom to trust; the others pass adverts on.
+    let examiner = attestor.clone().filter(|_| role == NodeRole::Client);
+    let directory = supervise(Directory::new(
+        DirectoryConfig::default(),
+        examiner,
+        metrics.clone(),
+    ));
+    let mut actors = Actors {
+        mesh,
+        directory,
+        attestor,
+        cashier: None,
+        settler: None,
+        ledger: None,
+        negotiator: None,
+        gateway: None,
+        sessions: None,
+        system: System::current(),
+        thread: None,
+    };
+    match (role, chain, worker) {
+        (NodeRole::Worker, Some(chain), Some(worker)) => {
+            add_worker(
+                &mut actors, &config, &keys, chain, worker, metrics, &runtime, shutdown,
+            )?;
+        }
+        (NodeRole::Client, Some(chain), _) => {
+            add_client(
+                &mut actors,
+                &config,
+                &keys,
+                chain,
+                metrics,
+                runtime,
+                network.trust_domain,
+            )
+            .await?;
+        }
+        _ => {}
+    }
+    Ok(actors)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn add_worker(
+    actors: &mut Actors,
+    config: &Config,
+    keys: &Keys,
+    chain: ChainSide,
+    worker: LoadedWorker,
+    metrics: Metrics,
+    runtime: &Handle,
+    shutdown: CancellationToken,
+) -> Result<(), WiringError> {
+    let Some(attestor) = actors.attestor.clone() else {
+        return Err(WiringError::Ended("attestor"));
+    };
+    let at_chain = |source| WiringError::Chain {
+        url: config.chain_url.clone(),
+        source,
+    };
+    let about = worker.engine.describe().clone();
+    let models = vec![ModelTerms {
+        id: about.id.clone(),
+        digest: about.digest,
+        context_tokens: about.context_tokens,
+        price: Price {
+            input: NanoTon::from_nano(config.price_input_nanoton),
+            output: NanoTon::from_nano(config.price_output_nanoton),
+        },
+    }];
+    let terms = LedgerTerms {
+        owner: chain.address,
+        key: PublicKey32::from_bytes(keys.wallet_key.verifying_key().to_bytes()),
+    };
+    let ledger_address = terms.address().map_err(at_chain)?;
+    let ledger = Arc::new(WorkerLedger::new(Arc::clone(&chain.store)));
+    for interrupted in ledger.recover(cocoon_actors::clock::now())? {
+        metrics.job_ended(cocoon_actors::metrics::Side::Worker, "interrupted");
+        info!(job = %interrupted.record.job, "a job was interrupted by the last end of this process");
+    }
+
+    let disk = Arbiter::new();
+    let cashier = supervise_on(
+        &disk.handle(),
+        Cashier::earning(Earning {
+            ledger: Arc::clone(&ledger),
+            chain: Arc::clone(&chain.chain),
+            payout: chain.address,
+            global_id: chain.global_id,
+            metrics: metrics.clone(),
+            reconciled: false,
+            serving: BTreeMap::new(),
+        }),
+    );
+    let batch_age_ms = config.settle_every_s.saturating_mul(1000);
+    let settler = supervise_on(
+        &Arbiter::new().handle(),
+        Settler::new(
+            Settling {
+                ledger,
+                chain: Arc::clone(&chain.chain),
+                wallet: Arc::clone(&chain.wallet),
+                terms,
+                key: keys.wallet_key.clone(),
+                global_id: chain.global_id,
+                config: SettlerConfig {
+                    batch_age_ms,
+                    look_ms: 500,
+                    ..SettlerConfig::new(ledger_address)
+                },
+            },
+            cashier.clone(),
+            metrics.clone(),
+        )?,
+    );
+    let engine = supervise(Engine::new(worker.engine, config.slots));
+    let negotiator = supervise(Negotiator::new(
+        actors.mesh.clone(),
+        NegotiationConfig::default(),
+        Some(Shop {
+            book: OfferBook::new(OfferBookConfig {
+                slots: config.slots,
+                ..OfferBookConfig::default()
+            }),
+            key: keys.peer_key.clone(),
+            models: models.clone(),
+            payout: chain.address,
+            credit_window: NanoTon::from_nano(config.credit_window_nanoton),
+            evidence: None,
+        }),
+        StdRng::from_os_rng(),
+    ));
+    let (sessions, inbound) = mpsc::channel(MAX_WAITING_SESSIONS);
+    let limit = usize::from(config.slots).saturating_mul(SESSIONS_PER_SLOT);
+    runtime.spawn(serve(
+        WorkerParts {
+            peer: keys.peer(),
+            attestor: attestor.clone(),
+            negotiator: negotiator.clone(),
+            cashier: cashier.clone(),
+            engine,
+            metrics,
+        },
+        inbound,
+        limit,
+    ));
+    runtime.spawn(live(
+        WorkerLife {
+            key: keys.peer_key.clone(),
+            source: worker.source,
+            chain: chain.chain,
+            slots: config.slots,
+            config: guest_config(&about.id, Path::new(&config.network)),
+            models,
+            payout: chain.address,
+            ledger: ledger_address,
+            attestor,
+            negotiator: negotiator.clone(),
+            mesh: actors.mesh.clone(),
+        },
+        shutdown,
+    ));
+    actors.cashier = Some(cashier);
+    actors.settler = Some(settler);
+    actors.ledger = Some(ledger_address);
+    actors.negotiator = Some(negotiator);
+    actors.sessions = Some(sessions);
+    Ok(())
+}
+
+/// Digest of what configures the guest's answers: the model's name and the network.
+fn guest_config(model: &str, network: &Path) -> Digest {
+    Digest::sha256(format!("cocoon/guest-config/v1\0{model}\0{}", network.display()).as_bytes())
+}
+
+async fn add_client(
+    actors: &mut Actors,
+    config: &Config,
+    keys: &Keys,
+    chain: ChainSide,
+    metrics: Metrics,
+    runtime: Handle,
+    trust_domain: Digest,
+) -> Result<(), WiringError> {
+    let Some(attestor) = actors.attestor.clone() else {
+        return Err(WiringError::Ended("attestor"));
+    };
+    let ledger = Arc::new(ClientLedger::new(Arc::clone(&chain.store)));
+    for interrupted in ledger.recover(cocoon_actors::clock::now())? {
+        metrics.job_ended(cocoon_actors::metrics::Side::Client, "interrupted");
+        info!(job = %interrupted.job, "a job was interrupted by the last end of this process");
+    }
+    let paying = Paying {
+        ledger,
+        chain: Arc::clone(&chain.chain),
+        wallet: Arc::clone(&chain.wallet),
+        address: chain.address,
+        key: keys.wallet_key.clone(),
+        global_id: chain.global_id,
+        deposit: NanoTon::from_nano(config.deposit_nanoton),
+        metrics: metrics.clone(),
+        leased: BTreeSet::new(),
+    };
+    reconcile(&paying).await?;
+    let cashier = supervise_on(&Arbiter::new().handle(), Cashier::paying(paying));
+    let router = supervise(Router::new(StdRng::from_os_rng()));
+    let negotiator = supervise(Negotiator::new(
+        actors.mesh.clone(),
+        NegotiationConfig {
+            wait_ms_per_milliton: config.wait_ms_per_milliton,
+            ..NegotiationConfig::default()
+        },
+        None,
+        StdRng::from_os_rng(),
+    ));
+    let parts = ClientParts {
+        peer: keys.peer(),
+        trust_domain,
+        mesh: actors.mesh.clone(),
+        directory: actors.directory.clone(),
+        attestor,
+        router,
+        negotiator: negotiator.clone(),
+        cashier: cashier.clone(),
+        metrics,
+    };
+    actors.gateway = Some(supervise(Gateway::new(
+        parts,
+        runtime,
+        config.max_jobs,
+        StdRng::from_os_rng(),
+    )));
+    actors.cashier = Some(cashier);
+    actors.negotiator = Some(negotiator);
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The keys that outlive a process: the libp2p identity and the wallet. An enclave's keys are not
+//! among them; they live in memory only.
+
+use std::path::{Path, PathBuf};
+
+use cocoon_protocol::ids::{Keypair, PeerId};
+use ed25519_dalek::SigningKey;
+
+use super::WiringError;
+use crate::secret_file::Token;
+
+/// See the module's doc.
+#[derive(Clone)]
+pub(super) struct Keys {
+    pub(super) peer_key: Keypair,
+    pub(super) wallet_key: SigningKey,
+}
+
+impl Keys {
+    /// Reads both from the data directory; makes what is missing, mode 600.
+    pub(super) fn load_or_create(directory: &Path) -> Result<Self, WiringError> {
+        let mut peer_seed = seed(directory.join("peer-key"))?;
+        let wallet_seed = seed(directory.join("wallet-key"))?;
+        let peer_key =
+            Keypair::ed25519_from_bytes(&mut peer_seed).map_err(|_| WiringError::NoKey {
+                path: directory.join("peer-key"),
+            })?;
+        Ok(Self {
+            peer_key,
+            wallet_key: SigningKey::from_bytes(&wallet_seed),
+        })
+    }
+
+    pub(super) fn peer(&self) -> PeerId {
+        self.peer_key.public().to_peer_id()
+    }
+}
+
+/// 32 random bytes as hexadecimal in a file of their own.
+fn seed(path: PathBuf) -> Result<[u8; 32], WiringError> {
+    let token = Token::load_or_create(&path)?;
+    hex::decode(token.reveal())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(WiringError::NoKey { path })
+}
