@@ -35,8 +35,8 @@ use tracing::{error, info, warn};
 const TICK: Duration = Duration::from_millis(500);
 /// Transactions read per look at a contract.
 const TRANSACTIONS_PER_LOOK: u16 = 32;
-/// Given to the ledger contract when it is deployed: hundreds of commits' gas.
-const LEDGER_DEPOSIT: NanoTon = NanoTon::from_nano(200_000_000);
+/// Given to the ledger contract when it is deployed: about a hundred commits' gas.
+const LEDGER_DEPOSIT: NanoTon = NanoTon::from_nano(50_000_000);
 
 /// What settling is done with.
 #[derive(Clone)]

@@ -31,7 +31,7 @@ use cocoon_protocol::job::{
 use cocoon_protocol::metering::Payer;
 use cocoon_protocol::negotiation::{Candidate, LineVerdict, Offer, Refusal, ScoreLine, Wish};
 use cocoon_protocol::receipt::{Receipt, SignedReceipt};
-use cocoon_protocol::{Digest, JobId, NanoTon, PeerId};
+use cocoon_protocol::{Digest, JobId, ModelTerms, NanoTon, PeerId, TonAddress};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub const MAX_ATTEMPTS: u8 = 4;
 
 /// Longest wait for a slot while all verified workers are busy.
 pub const PLACEMENT_PATIENCE: Duration = Duration::from_secs(10);
+/// An offer that binds no longer than this is renewed before the session is opened, ms.
+const OFFER_MARGIN_MS: u64 = 500;
 /// Pause between two rounds of quotes.
 const PLACEMENT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -332,6 +334,29 @@ impl Run {
             Ok(Err(error)) => return payment_attempt(&error),
             Err(error) => return payment_attempt_text(error.to_string()),
         };
+        // Opening a channel takes a few blocks, which an offer may not outlive.
+        let renewed;
+        let offer = if offer.expires <= clock::now().saturating_add(OFFER_MARGIN_MS) {
+            match self.renew(offer).await {
+                Some(fresh) => {
+                    renewed = fresh;
+                    &renewed
+                }
+                None => {
+                    let outcome = Outcome::Rejected(JobErrorCode::OfferExpired);
+                    self.close(channel.address, outcome, None).await;
+                    return Attempt::Again(
+                        outcome,
+                        GatewayError::AllWorkersBusy {
+                            asked: 1,
+                            retry_after_ms: 1_000,
+                        },
+                    );
+                }
+            }
+        } else {
+            offer
+        };
         let mut served = Served {
             channel,
             // No window on our side: every frame is paid at once, since the worker ends a job only
@@ -346,18 +371,47 @@ impl Run {
             Attempt::Cancelled => Outcome::Cancelled,
             Attempt::Again(outcome, _) | Attempt::Final(outcome, _) => *outcome,
         };
+        self.close(channel.address, outcome, served.receipt).await;
+        attempt
+    }
+
+    /// The same worker's offer again, on terms no worse.
+    async fn renew(&self, offer: &Offer) -> Option<Offer> {
+        let candidate = Candidate {
+            peer: offer.worker,
+            evidence: offer.evidence,
+            payout: offer.payout,
+            terms: ModelTerms {
+                id: offer.model.clone(),
+                digest: offer.model_digest,
+                context_tokens: offer.max_prompt_tokens.saturating_add(offer.max_output_tokens),
+                price: offer.price,
+            },
+        };
+        let negotiate = Negotiate {
+            job: self.job,
+            wish: Wish {
+                client: self.parts.peer,
+                max_prompt_tokens: offer.max_prompt_tokens,
+                max_output_tokens: offer.max_output_tokens,
+            },
+            candidates: vec![candidate],
+        };
+        ask(&self.parts.negotiator, negotiate).await.ok()?.offer
+    }
+
+    async fn close(&self, channel: TonAddress, outcome: Outcome, receipt: Option<SignedReceipt>) {
         let close = CloseClientJob {
             job: self.job,
-            channel: channel.address,
+            channel,
             outcome,
-            receipt: served.receipt,
+            receipt,
         };
         match ask(&self.parts.cashier, close).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "job not closed in the ledger"),
             Err(error) => warn!(%error, "job not closed in the ledger"),
         }
-        attempt
     }
 
     async fn converse(
