@@ -10,7 +10,7 @@ use crate::port::Question;
 use actix::prelude::*;
 use cocoon_protocol::ids::{Digest, JobId, Keypair, OfferId, PeerId, TonAddress};
 use cocoon_protocol::negotiation::{
-    Candidate, Lease, LeaseId, Negotiation, NegotiationConfig, NegotiationInput,
+    Candidate, Decline, Lease, LeaseId, Negotiation, NegotiationConfig, NegotiationInput,
     NegotiationOutput, Offer, OfferBook, QuoteReply, QuoteRequest, RedeemError, Refusal,
     ScoreLine, Wish, WorkerTerms, decode_offer,
 };
@@ -143,6 +143,10 @@ impl Handler<Ask<Quote>> for Negotiator {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<Quote>, _: &mut Self::Context) {
         let answer = self.shop.as_mut().and_then(|shop| {
+            if let Ok(decline) = Decline::decode(&query.request) {
+                shop.book.decline(query.now, decline.offer, query.client);
+                return Some(Vec::new());
+            }
             let request = QuoteRequest::decode(&query.request)
                 .inspect_err(|error| debug!(client = %query.client, %error, "no quote request"))
                 .ok()?;
@@ -283,6 +287,13 @@ impl Negotiator {
         if let Some(search) = self.searches.get_mut(&job) {
             let outputs = search.negotiation.handle(clock::now(), input);
             self.perform(job, outputs, context);
+        } else if let NegotiationInput::Reply {
+            peer,
+            reply: Ok(offer),
+        } = input
+        {
+            // Too late to be chosen.
+            self.decline(peer, offer.id, context);
         }
     }
 
@@ -302,11 +313,30 @@ impl Negotiator {
                 NegotiationOutput::Exhausted { .. } => None,
             };
             // Either output ends the search.
-            if let Some(search) = self.searches.remove(&job) {
+            if let Some(mut search) = self.searches.remove(&job) {
+                for (peer, offer) in search.negotiation.decline_rest() {
+                    self.decline(peer, offer, context);
+                }
                 let lines = search.negotiation.explain();
                 search.reply.send(Found { offer, lines });
             }
         }
+    }
+
+    /// Tells a worker that its offer is not needed. If it does not hear, the offer expires.
+    fn decline(&self, peer: PeerId, offer: OfferId, context: &mut Context<Self>) {
+        let mesh = self.mesh.clone();
+        let question = AskPeer {
+            peer,
+            question: Question::Offer,
+            request: Decline { offer }.encode(),
+        };
+        let telling = async move { ask(&mesh, question).await };
+        context.spawn(telling.into_actor(self).map(move |told, _, _| {
+            if !matches!(told, Ok(Ok(_))) {
+                debug!(%peer, %offer, "the worker did not hear that its offer is declined");
+            }
+        }));
     }
 
     fn ask_peer(

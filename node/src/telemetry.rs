@@ -3,6 +3,8 @@
 //! Logs go to standard error, as text or one JSON object a line, filtered by `RUST_LOG`. One span
 //! follows a job through all actors by `job_id`; what people and models say is never logged.
 
+use std::io::IsTerminal;
+
 use cocoon_actors::metrics::Metrics;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -45,7 +47,10 @@ pub fn start_logging(format: LogFormat) -> Result<(), TelemetryError> {
         _ => EnvFilter::try_new(DEFAULT_FILTER)?,
     };
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        // Colours are for terminals; in a file they are noise.
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => registry.with(lines).try_init()?,
         LogFormat::Json => {

@@ -11,7 +11,7 @@ use crate::evidence::{
 };
 use crate::ids::{Digest, Keypair, OfferId, PublicKey32};
 use crate::job::{ClientFrame, JobRequest, MAX_CHAT_BYTES, MAX_CLIENT_FRAME_BYTES, WorkerFrame};
-use crate::negotiation::{self, Offer, QuoteReply, QuoteRequest, decode_offer};
+use crate::negotiation::{self, Decline, Offer, QuoteReply, QuoteRequest, decode_offer};
 use crate::receipt::{Receipt, SignedReceipt};
 use crate::samples::*;
 use crate::units::NanoTon;
@@ -47,6 +47,17 @@ proptest! {
 
     #[test]
     fn a_quote_request_survives_the_wire(value in any_request()) { survives(&value)?; }
+
+    #[test]
+    fn a_decline_survives_the_wire_and_is_no_request(value in any_decline()) {
+        survives(&value)?;
+        prop_assert!(QuoteRequest::decode(&value.encode()).is_err());
+    }
+
+    #[test]
+    fn a_quote_request_is_no_decline(value in any_request()) {
+        prop_assert!(Decline::decode(&value.encode()).is_err());
+    }
 
     #[test]
     fn a_quote_reply_survives_the_wire(value in any_reply()) { survives(&value)?; }
@@ -153,6 +164,7 @@ fn any_bytes_may_come_as_an_offer() {
 #[test]
 fn any_bytes_may_come_as_a_quote_request() {
     fuzz::<QuoteRequest>(&one(any_request()));
+    fuzz::<Decline>(&one(any_decline()));
 }
 #[test]
 fn any_bytes_may_come_as_a_quote_reply() {

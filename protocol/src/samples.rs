@@ -7,7 +7,7 @@ use crate::ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddres
 use crate::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, MAX_FRAME_TOKENS, WorkerFrame,
 };
-use crate::negotiation::{Offer, QuoteReply, QuoteRequest, Refusal};
+use crate::negotiation::{Decline, Offer, QuoteReply, QuoteRequest, Refusal};
 use crate::receipt::{Ending, Receipt, SignedReceipt};
 use crate::session::MLKEM_KEY_BYTES;
 use crate::terms::{MAX_TOKEN_PRICE, ModelTerms, Price};
@@ -199,6 +199,12 @@ pub(crate) fn any_offer() -> impl Strategy<Value = Offer> {
             max_output_tokens: rest.2,
             payout: rest.3,
         })
+}
+
+pub(crate) fn any_decline() -> impl Strategy<Value = Decline> {
+    any::<[u8; 16]>().prop_map(|id| Decline {
+        offer: OfferId::from_bytes(id),
+    })
 }
 
 pub(crate) fn any_request() -> impl Strategy<Value = QuoteRequest> {

@@ -45,7 +45,7 @@ pub const MAX_ATTEMPTS: u8 = 4;
 /// Longest wait for a slot while all verified workers are busy.
 pub const PLACEMENT_PATIENCE: Duration = Duration::from_secs(10);
 /// An offer that binds no longer than this is renewed before the session is opened, ms.
-const OFFER_MARGIN_MS: u64 = 500;
+const OFFER_MARGIN_MS: u64 = 100;
 /// Pause between two rounds of quotes.
 const PLACEMENT_PAUSE: Duration = Duration::from_millis(500);
 

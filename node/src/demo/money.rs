@@ -57,7 +57,7 @@ pub(super) async fn settle(
     }
     let client = mesh.client.http.status().await?;
     transactions(mesh, &settled, &client).await?;
-    balances(mesh, before).await?;
+    balances(mesh, before, &settled, &client).await?;
     channels(mesh, &settled, &client, answers).await
 }
 
@@ -141,21 +141,83 @@ fn name_of(mesh: &DemoMesh, peer: Option<&str>) -> String {
     )
 }
 
-async fn balances(mesh: &DemoMesh, before: &Purses) -> Result<(), DemoError> {
+/// What a wallet got out of contracts and put into them.
+#[derive(Clone, Copy, Default)]
+struct Flow {
+    from_channels: NanoTon,
+    into_contracts: NanoTon,
+}
+
+/// Reads the flows off the contracts' own transactions.
+async fn flows(
+    mesh: &DemoMesh,
+    settled: &[NodeStatus],
+    client: &NodeStatus,
+) -> Result<BTreeMap<String, Flow>, DemoError> {
+    let mut flows: BTreeMap<String, Flow> = BTreeMap::new();
+    for (worker, status) in mesh.workers.iter().zip(settled) {
+        let flow = flows.entry(worker.process.name.clone()).or_default();
+        let ledger = status.settlement.as_ref().map(|s| s.ledger.parse());
+        let Some(Ok(ledger)) = ledger else { continue };
+        for transaction in mesh.chain.transactions(ledger, 0, PAGE).await? {
+            if transaction.source.is_some() {
+                flow.into_contracts = flow.into_contracts.saturating_add(transaction.value);
+            }
+        }
+    }
+    for channel in &client.channels {
+        let Ok(address) = channel.address.parse::<TonAddress>() else {
+            continue;
+        };
+        let worker = name_of(mesh, channel.peer.as_deref());
+        for transaction in mesh.chain.transactions(address, 0, PAGE).await? {
+            if transaction.source.is_some() {
+                let flow = flows.entry(mesh.client.process.name.clone()).or_default();
+                flow.into_contracts = flow.into_contracts.saturating_add(transaction.value);
+            }
+            let flow = flows.entry(worker.clone()).or_default();
+            for sent in &transaction.sent {
+                flow.from_channels = flow.from_channels.saturating_add(sent.value);
+            }
+        }
+    }
+    Ok(flows)
+}
+
+async fn balances(
+    mesh: &DemoMesh,
+    before: &Purses,
+    settled: &[NodeStatus],
+    client: &NodeStatus,
+) -> Result<(), DemoError> {
     let after = Purses::read(mesh).await?;
-    let mut table = table(&["wallet", "before", "after", "change"], 1);
+    let flows = flows(mesh, settled, client).await?;
+    let mut table = table(
+        &["wallet", "before", "from channels", "into contracts", "fees", "after"],
+        1,
+    );
     for node in mesh.workers.iter().chain([&mesh.client]) {
+        let name = &node.process.name;
+        let flow = flows.get(name).copied().unwrap_or_default();
         let (old, new) = (before.of(node), after.of(node));
-        let change = if new >= old {
-            format!("+{}", new.saturating_sub(old))
-        } else {
-            format!("-{}", old.saturating_sub(new))
+        let without_fees = old
+            .saturating_add(flow.from_channels)
+            .saturating_sub(flow.into_contracts);
+        // What is missing went to the chain: gas and forwarding of the wallet's own messages.
+        let Some(fees) = without_fees.checked_sub(new) else {
+            return Err(DemoError::Wrong {
+                what: format!("the balance of {name}"),
+                expected: format!("at most {without_fees}"),
+                found: new.to_string(),
+            });
         };
         table.add_row([
-            node.process.name.clone(),
+            name.clone(),
             old.to_string(),
+            flow.from_channels.to_string(),
+            flow.into_contracts.to_string(),
+            fees.to_string(),
             new.to_string(),
-            change,
         ]);
     }
     println!("{table}");

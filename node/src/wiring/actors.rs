@@ -50,6 +50,9 @@ use crate::trust;
 /// Sessions a worker holds per slot: one that runs, and a few that are refused in a typed way.
 const SESSIONS_PER_SLOT: usize = 4;
 
+/// How long an offer binds, ms.
+const OFFER_LIFETIME_MS: u64 = 6_000;
+
 /// A worker's model and where its evidence comes from.
 pub(super) struct LoadedWorker {
     engine: Arc<BurnEngine>,
@@ -367,6 +370,9 @@ fn add_worker(
         Some(Shop {
             book: OfferBook::new(OfferBookConfig {
                 slots: config.slots,
+                // A client that has no channel yet opens one first, which takes a few blocks; those
+                // that choose another worker decline.
+                offer_lifetime_ms: OFFER_LIFETIME_MS,
                 ..OfferBookConfig::default()
             }),
             key: keys.peer_key.clone(),

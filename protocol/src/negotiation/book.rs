@@ -268,6 +268,21 @@ impl OfferBook {
         Ok(lease)
     }
 
+    /// The client took another offer: the slot that was kept for this one is free. False if there
+    /// is no such open offer to this client.
+    pub fn decline(&mut self, now: UnixMillis, id: OfferId, client: PeerId) -> bool {
+        self.expire(now);
+        let Some(record) = self.records.get(&id) else {
+            return false;
+        };
+        if record.state != State::Open || record.offer.client != client {
+            return false;
+        }
+        self.open.remove(&(record.offer.expires, id));
+        self.end(id, State::Spent);
+        true
+    }
+
     /// The job is over: its slot is free. False if it was already.
     pub fn release(&mut self, lease: LeaseId) -> bool {
         let Some(offer) = self.leases.remove(&lease) else {

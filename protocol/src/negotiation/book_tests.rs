@@ -51,6 +51,25 @@ fn quote(book: &mut OfferBook, now: u64, seed: u8, client: PeerId) -> Result<Off
 }
 
 #[test]
+fn a_declined_offer_frees_its_slot_at_once_and_only_its_client_can_decline_it() {
+    let mut book = book(1);
+    quote(&mut book, 0, 1, peer(1)).unwrap();
+    assert!(!book.decline(at(1), id(1), peer(2)), "another client's");
+    assert!(!book.decline(at(1), id(2), peer(1)), "never made");
+    assert_eq!(quote(&mut book, 1, 2, peer(2)), Err(Refusal::NoFreeSlot));
+    assert!(book.decline(at(1), id(1), peer(1)));
+    assert!(!book.decline(at(1), id(1), peer(1)), "once");
+    assert!(quote(&mut book, 1, 3, peer(2)).is_ok());
+    assert_eq!(
+        book.redeem(at(1), id(1), peer(1)),
+        Err(RedeemError::AlreadyRedeemed { offer: id(1) })
+    );
+    // A lease is not an offer any more.
+    book.redeem(at(1), id(3), peer(2)).unwrap();
+    assert!(!book.decline(at(1), id(3), peer(2)));
+}
+
+#[test]
 fn an_offer_binds_until_it_expires_and_not_after() {
     let mut book = book(1);
     let offer = quote(&mut book, 0, 1, peer(1)).unwrap();

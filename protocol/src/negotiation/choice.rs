@@ -139,6 +139,9 @@ pub enum LineVerdict {
     /// A valid offer that was not the best.
     #[error("standing by")]
     Standby,
+    /// A valid offer that was not the best, and is not needed any more.
+    #[error("declined")]
+    Declined,
     /// It had the job and lost it.
     #[error("chosen and failed")]
     Lost,
@@ -304,6 +307,19 @@ impl Negotiation {
     #[must_use]
     pub fn deadline(&self) -> Option<UnixMillis> {
         (!self.concluded).then_some(self.deadline)
+    }
+
+    /// Gives up the offers that stand by, so that their workers need not keep slots for them.
+    /// Returns whom to tell, and about which offer.
+    pub fn decline_rest(&mut self) -> Vec<(PeerId, OfferId)> {
+        let mut declined = Vec::new();
+        for line in &mut self.lines {
+            if line.verdict == LineVerdict::Standby {
+                line.verdict = LineVerdict::Declined;
+                declined.push((line.candidate.peer, line.request));
+            }
+        }
+        declined
     }
 
     /// The chosen worker failed: the best that stands by and has not expired, if any.

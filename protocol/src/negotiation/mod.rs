@@ -29,5 +29,5 @@ pub use choice::{
 };
 pub use quote::{
     MAX_OFFER_BYTES, MAX_QUOTE_REPLY_BYTES, MAX_QUOTE_REQUEST_BYTES, OFFER_DOMAIN,
-    OFFER_PAYLOAD_TYPE, Offer, QuoteReply, QuoteRequest, Refusal, decode_offer,
+    OFFER_PAYLOAD_TYPE, Decline, MAX_DECLINE_BYTES, Offer, QuoteReply, QuoteRequest, Refusal, decode_offer,
 };

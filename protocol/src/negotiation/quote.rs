@@ -11,6 +11,8 @@ use crate::wire::{Verified, Wire, WireError, bytes, codec, field};
 
 /// Most bytes of a request.
 pub const MAX_QUOTE_REQUEST_BYTES: usize = 256;
+/// Most bytes of a [`Decline`].
+pub const MAX_DECLINE_BYTES: usize = 32;
 /// Most bytes of a reply.
 pub const MAX_QUOTE_REPLY_BYTES: usize = 1280;
 /// Most bytes of a signed offer.
@@ -33,6 +35,13 @@ pub struct QuoteRequest {
     pub max_prompt_tokens: u32,
     /// Most tokens of the answer.
     pub max_output_tokens: u32,
+}
+
+/// "Your offer was not the best." Sent instead of a request; frees the slot that was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decline {
+    /// The offer.
+    pub offer: OfferId,
 }
 
 /// A worker's binding word, until it expires.
@@ -124,6 +133,7 @@ pub enum Refusal {
 }
 
 codec!(QuoteRequest);
+codec!(Decline);
 codec!(QuoteReply);
 
 impl Wire for QuoteRequest {
@@ -150,6 +160,24 @@ impl Wire for QuoteRequest {
             model_digest: field::<Self>("model_digest").digest(&proto.model_digest)?,
             max_prompt_tokens: proto.max_prompt_tokens,
             max_output_tokens: proto.max_output_tokens,
+        })
+    }
+}
+
+impl Wire for Decline {
+    const NAME: &'static str = "Decline";
+    const MAX_BYTES: usize = MAX_DECLINE_BYTES;
+    type Proto = proto::Decline;
+
+    fn to_proto(&self) -> Self::Proto {
+        proto::Decline {
+            declined: self.offer.as_bytes().to_vec(),
+        }
+    }
+
+    fn from_proto(proto: Self::Proto) -> Result<Self, WireError> {
+        Ok(Self {
+            offer: OfferId::from_bytes(field::<Self>("declined").array(&proto.declined)?),
         })
     }
 }
