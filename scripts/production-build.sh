@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Builds the binary that an operator would run, without the simulated attestation root, and
-# fails if the result holds a trace of it.
+# Builds the binary that an operator would run, without the simulated attestation root, and fails
+# if the result holds a trace of it. The same search in a binary that has the simulator must find
+# it, or the search itself would prove nothing.
 set -euo pipefail
 
-target="${CARGO_TARGET_DIR:-target}/debug/cocoon"
+binary="${CARGO_TARGET_DIR:-target}/debug/cocoon"
+# The simulator's label, its intermediate certificates, its quoting enclave's signer.
+marks=('COCOON SIMULATED' 'COCOON-SIM-TD-QE')
+
 echo "==> production build (no simulated evidence)"
 cargo build --locked -p cocoon
-
-# Its label, its platform ids and its QE signer, as the simulator writes them.
-for mark in 'COCOON SIMULATED' 'COCOON SIM ' 'COCOON-SIM-TD-QE' 'SIM-MACHINE'; do
-    if grep -qaF -- "$mark" "$target"; then
-        echo "production build: '$mark' was found in $target; the simulator leaked into it" >&2
+for mark in "${marks[@]}"; do
+    if grep -qaF -- "$mark" "$binary"; then
+        echo "production build: '$mark' was found in $binary: the simulator leaked into it" >&2
         exit 1
     fi
 done
@@ -18,4 +20,18 @@ if cargo tree --locked -p cocoon -e normal --prefix none | grep -q '^cocoon-tdx-
     echo "production build: cocoon depends on the simulator without its feature" >&2
     exit 1
 fi
-echo "    no trace of the simulator in $(du -h "$target" | cut -f1) of binary"
+if "$binary" run --role client --evidence simulated --data-dir "$(mktemp -d)" 2>/dev/null; then
+    echo "production build: it took simulated evidence" >&2
+    exit 1
+fi
+echo "    no trace of the simulator in it"
+
+echo "==> the same search where the simulator is compiled in"
+cargo build --locked -p cocoon --features simulated-evidence
+for mark in "${marks[@]}"; do
+    if ! grep -qaF -- "$mark" "$binary"; then
+        echo "production build: '$mark' is not even in a binary with the simulator; the search is blind" >&2
+        exit 1
+    fi
+done
+echo "    found, as it must be"

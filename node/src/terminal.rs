@@ -3,6 +3,9 @@
 
 use std::borrow::Cow;
 
+/// comfy-table's preset for all tables: a line under the header and nothing else.
+pub const HEADER_LINE: &str = "     ──            ";
+
 /// `text` without control characters, line breaks and tabs apart.
 #[must_use]
 pub fn plain(text: &str) -> Cow<'_, str> {

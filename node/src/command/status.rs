@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use cocoon_actors::gateway_port::{ChannelStatus, NodeStatus, WorkerStatus};
 use cocoon_protocol::units::NanoTon;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 
 use super::{CommandResult, block_on};
 use crate::gateway_client::{DEFAULT_URL, GatewayClient};
-use crate::terminal::{plain, short_peer};
+use crate::terminal::{HEADER_LINE, plain, short_peer};
 
 /// Flags of `cocoon status`.
 #[derive(Clone, Debug, clap::Args)]
@@ -93,7 +92,7 @@ pub fn render(status: &NodeStatus) -> String {
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_preset(UTF8_HORIZONTAL_ONLY)
+        .load_preset(HEADER_LINE)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     table

@@ -8,14 +8,13 @@ use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::{NanoTon, TonAddress};
 use cocoon_settlement::chain::{Chain, TransactionSummary};
 use cocoon_settlement::contract::fetch_channel;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::story::DemoMesh;
 use super::{DemoError, waiting};
 use crate::gateway_client::AnswerDetails;
 use crate::local_mesh::{MeshError, Node, until};
-use crate::terminal::short_peer;
+use crate::terminal::{HEADER_LINE, short_peer};
 
 /// Longest wait for a worker to have settled: a few blocks for each of deploy, commit and claim.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,7 +75,7 @@ async fn until_settled(worker: &Node) -> Result<NodeStatus, MeshError> {
 
 fn table(header: &[&str], numbers_from: usize) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY);
+    table.load_preset(HEADER_LINE);
     table.set_header(header);
     for (index, column) in table.column_iter_mut().enumerate() {
         if index >= numbers_from {
