@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the build needs, and nothing that is already there.
+# Installs the Debian packages that the build needs (and tcpdump, with which a test watches the loopback
+# interface), and nothing that is already there.
 set -euo pipefail
 
 need=()
-for package in build-essential pkg-config libclang-dev librocksdb-dev; do
+for package in build-essential pkg-config libclang-dev librocksdb-dev tcpdump; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || need+=("$package")
 done
 command -v cargo >/dev/null || {

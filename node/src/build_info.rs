@@ -14,11 +14,14 @@ pub const COMMIT: &str = match option_env!("COCOON_BUILD_COMMIT") {
 /// True if this binary can make and accept evidence from the simulated attestation root.
 pub const SIMULATED_EVIDENCE: bool = cfg!(feature = "simulated-evidence");
 
+/// True if this binary can be told to kill itself at a crash point, for tests.
+pub const CRASH_POINTS: bool = cfg!(feature = "failpoints");
+
 /// What `cocoon --version` prints after the name.
 #[must_use]
 pub fn long_version() -> String {
     format!(
-        "{VERSION}\ncommit:             {COMMIT}\nprofile:            {}\ntarget:             {}-{}\nsimulated evidence: {}",
+        "{VERSION}\ncommit:             {COMMIT}\nprofile:            {}\ntarget:             {}-{}\nsimulated evidence: {}\ncrash points:       {}",
         if cfg!(debug_assertions) {
             "debug"
         } else {
@@ -26,12 +29,17 @@ pub fn long_version() -> String {
         },
         std::env::consts::ARCH,
         std::env::consts::OS,
-        if SIMULATED_EVIDENCE {
-            "COMPILED IN (not for production)"
-        } else {
-            "not compiled in"
-        },
+        compiled_in(SIMULATED_EVIDENCE),
+        compiled_in(CRASH_POINTS),
     )
+}
+
+const fn compiled_in(feature: bool) -> &'static str {
+    if feature {
+        "COMPILED IN (not for production)"
+    } else {
+        "not compiled in"
+    }
 }
 
 /// The labels of the metric `cocoon_build_info`.

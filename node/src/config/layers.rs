@@ -20,7 +20,7 @@ const FILE_IN_DATA_DIR: &str = "config.toml";
 const PREFIX: &str = "COCOON_";
 /// Variables with our prefix that are no settings: flags of other commands, and what builds and
 /// tests use.
-const NOT_SETTINGS: [&str; 8] = [
+const NOT_SETTINGS: [&str; 10] = [
     "COCOON_CONFIG",
     "COCOON_URL",
     "COCOON_API_KEY",
@@ -29,6 +29,8 @@ const NOT_SETTINGS: [&str; 8] = [
     "COCOON_BIN",
     "COCOON_FAILPOINT",
     "COCOON_REQUIRE_MODEL",
+    "COCOON_REQUIRE_CAPTURE",
+    "COCOON_REQUIRE_FAILPOINTS",
 ];
 /// Variables beginning so are for tests.
 const FOR_TESTS: &str = "COCOON_TEST_";
