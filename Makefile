@@ -15,7 +15,7 @@ export ROCKSDB_INCLUDE_DIR ?= /usr/include
 endif
 
 COCOON = $(CARGO_TARGET_DIR)/debug/cocoon
-DEV_FEATURES = --features simulated-evidence,failpoints
+TEST_FEATURES = cocoon/simulated-evidence,cocoon/failpoints,cocoon-attestation/simulated-evidence,cocoon-actors/simulated-evidence,cocoon-actors/failpoints
 
 .PHONY: help setup model contracts build demo test production lint clean-data
 
@@ -49,14 +49,16 @@ contracts:
 production: ## a build without the simulator, and the proof that it holds no trace of it
 	@scripts/production-build.sh
 
+# The binary under test is built by the same command, with the crash points and the simulator in it.
 .PHONY: test-all
 test-all:
 	@echo "==> all tests"
-	cargo build --locked -p cocoon $(DEV_FEATURES)
-	COCOON_REQUIRE_MODEL=1 COCOON_BIN="$(COCOON)" \
-	  cargo nextest run --locked --workspace $(DEV_FEATURES_ALL) --no-fail-fast
+	COCOON_REQUIRE_MODEL=1 COCOON_REQUIRE_FAILPOINTS=1 COCOON_BIN="$(COCOON)" \
+	  cargo nextest run --locked --workspace --features $(TEST_FEATURES) --no-fail-fast
+	@echo "==> examples in the documentation"
+	cargo test --locked --doc -p cocoon-protocol
 
 lint: ## formatting, clippy, licences
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets $(DEV_FEATURES_ALL) -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features $(TEST_FEATURES) -- -D warnings
 	@command -v cargo-deny >/dev/null && cargo deny check || echo "cargo-deny is not installed: licences not checked (cargo install cargo-deny)"
