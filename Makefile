@@ -25,6 +25,12 @@ help: ## this list
 setup: ## Debian packages that the build needs
 	@scripts/setup.sh
 
+.PHONY: nextest
+nextest:
+	@command -v cargo-nextest >/dev/null || { \
+	  echo "==> installing cargo-nextest, the test runner (a few minutes, once)"; \
+	  cargo install --locked cargo-nextest; }
+
 model: ## the model file, by pip, digest checked
 	@scripts/fetch-model.sh
 
@@ -36,7 +42,7 @@ build: ## the binary with simulated evidence compiled in
 	@echo "==> building cocoon (the first time takes several minutes on two cores)"
 	cargo build --locked -p cocoon --features simulated-evidence
 
-test: setup model ## every test, in one run
+test: setup model nextest ## every test, in one run
 	@$(MAKE) --no-print-directory contracts production test-all
 
 # Compiled contracts are committed; with npm at hand they are compiled again and compared.
