@@ -12,9 +12,6 @@ use std::time::Duration;
 
 use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use ed25519_dalek::{Signer, SigningKey};
-use tonlib_core::tlb_types::tlb::TLB;
-use tonlib_core::wallet::version_helper::VersionHelper;
-use tonlib_core::wallet::wallet_version::WalletVersion;
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::models::StateInit;
@@ -24,7 +21,7 @@ use crate::chain::{
     wait_for_transaction,
 };
 use crate::contract::OutMessage;
-use crate::contract::encoding::{address_of, encoding, state_init};
+use crate::contract::encoding::{address_of, digest, encoding, state_init};
 use crate::contract::external_message;
 
 /// Mainnet's ConfigParam 19.
@@ -50,6 +47,19 @@ pub struct Wallet {
     id: u32,
     address: TonAddress,
     init: StateInit,
+}
+
+/// A signed transfer that was not sent yet.
+#[derive(Clone, Debug)]
+pub struct PreparedTransfer {
+    /// The external message, for [`Chain::send_external`].
+    pub boc: Vec<u8>,
+    /// Its hash.
+    pub message: Digest,
+    /// Unix second of chain time after which it can no longer be applied.
+    pub valid_until: u32,
+    /// The wallet's `last_lt` before it.
+    pub after_lt: u64,
 }
 
 impl std::fmt::Debug for Wallet {
@@ -198,6 +208,18 @@ impl Wallet {
         chain: &dyn Chain,
         messages: &[OutMessage],
     ) -> Result<(Digest, u64), ChainError> {
+        let prepared = self.prepare(chain, messages).await?;
+        let message = chain.send_external(&prepared.boc).await?;
+        Ok((message, prepared.after_lt))
+    }
+
+    /// Signs messages that the wallet can pay for, without sending: for whoever has to write down what is about to
+    /// happen first. One call at a time, up to the transaction, as with [`Wallet::send`].
+    pub async fn prepare(
+        &self,
+        chain: &dyn Chain,
+        messages: &[OutMessage],
+    ) -> Result<PreparedTransfer, ChainError> {
         let account = chain.account(self.address).await?;
         let available = account
             .as_ref()
@@ -219,8 +241,16 @@ impl Wallet {
         let seqno = self.seqno_of(chain, account.as_ref()).await?;
         let valid_until = chain.head().await?.unix.saturating_add(VALID_FOR_SECONDS);
         let boc = self.transfer(seqno, valid_until, messages)?;
-        let message = chain.send_external(&boc).await?;
-        Ok((message, account.map_or(0, |account| account.last_lt)))
+        let cell = Boc::decode(&boc).map_err(|error| ChainError::Encoding {
+            what: "wallet transfer",
+            reason: error.to_string(),
+        })?;
+        Ok(PreparedTransfer {
+            message: digest(cell.repr_hash()),
+            boc,
+            valid_until,
+            after_lt: account.map_or(0, |account| account.last_lt),
+        })
     }
 }
 
@@ -233,17 +263,14 @@ fn wallet_id(global_id: i32) -> u32 {
     }
 }
 
+/// The deployed contract's code; `contracts/wallet/README.md` says where it is from.
+const CODE: &[u8] = include_bytes!("../contracts/wallet/v4r2.boc");
+
 fn code() -> Result<Cell, ChainError> {
-    let broken = |reason: String| ChainError::Encoding {
+    Boc::decode(CODE).map_err(|error| ChainError::Encoding {
         what: "wallet code",
-        reason,
-    };
-    let cell =
-        VersionHelper::get_code(WalletVersion::V4R2).map_err(|error| broken(error.to_string()))?;
-    let boc = cell
-        .to_boc(false)
-        .map_err(|error| broken(error.to_string()))?;
-    Boc::decode(boc).map_err(|error| broken(error.to_string()))
+        reason: error.to_string(),
+    })
 }
 
 /// seqno:u32 wallet_id:u32 public_key:u256 plugins:(HashmapE 256 …)
@@ -265,56 +292,72 @@ mod tests {
         clippy::arithmetic_side_effects
     )]
     use super::*;
-    use tonlib_core::cell::{ArcCell, Cell as OtherCell};
-    use tonlib_core::wallet::mnemonic::KeyPair;
-    use tonlib_core::wallet::ton_wallet::TonWallet;
 
-    fn twin(key: &SigningKey, id: u32) -> TonWallet {
-        let pair = KeyPair {
-            public_key: key.verifying_key().to_bytes().to_vec(),
-            secret_key: key.to_keypair_bytes().to_vec(),
-        };
-        TonWallet::new_with_params(WalletVersion::V4R2, pair, 0, id.cast_signed()).unwrap()
+    #[test]
+    fn the_code_is_the_deployed_contracts() {
+        assert_eq!(
+            code().unwrap().repr_hash().to_string(),
+            "feb5ff6820e2ff0d9483e7e0d62c817d846789fb4ae580c878866d959dabd5c0"
+        );
     }
+
+    /// For the key of 32 times 5: network, seqno, address, whether code comes along, hash of the
+    /// body of a transfer of 17 nanoTON to 32 times 9, valid until 1,800,000,000. Computed with
+    /// `TonWallet::create_external_msg` of the crate tonlib-core 0.26.11.
+    const INDEPENDENT: [(i32, u32, &str, bool, &str); 4] = [
+        (
+            -239,
+            0,
+            "c407047cd223cc106d4aea6ed9b5b0b3180ff75c2365b60de873727fdf4c3836",
+            true,
+            "0763b300732ecc2efe6294f423ed002c8b7531f842b8af1e2645a3a3a8a89479",
+        ),
+        (
+            -239,
+            3,
+            "c407047cd223cc106d4aea6ed9b5b0b3180ff75c2365b60de873727fdf4c3836",
+            false,
+            "20d33b84e2a2217d6c58278b07376bb7ddf3dc054f63cbb81b534950411e9a0d",
+        ),
+        (
+            -31337,
+            0,
+            "a601daa69cf15d4a66227bd6bd33b6d850afbf10c9df1c2981732cfdc7609e83",
+            true,
+            "b1d3e5a628a45f00af4f57eb824c68f4827ff7ee253d160b7837d3a4e6e7152e",
+        ),
+        (
+            -31337,
+            3,
+            "a601daa69cf15d4a66227bd6bd33b6d850afbf10c9df1c2981732cfdc7609e83",
+            false,
+            "ba7d2c12f0d96917bc8dc1833459097e3685901564c1f54e31c7a5b6d69eb0f8",
+        ),
+    ];
 
     #[test]
     fn address_and_transfer_are_those_of_an_independent_implementation() {
         let key = SigningKey::from_bytes(&[5; 32]);
-        for global_id in [MAINNET_GLOBAL_ID, crate::devnet::GLOBAL_ID] {
+        let message = OutMessage::transfer(
+            TonAddress {
+                workchain: 0,
+                hash: [9; 32],
+            },
+            NanoTon::from_nano(17),
+        );
+        for (global_id, seqno, address, deploys, body_hash) in INDEPENDENT {
             let wallet = Wallet::from_key(key.clone(), global_id).unwrap();
-            let twin = twin(&key, wallet.id);
-            assert_eq!(wallet.address().hash, twin.address.hash_part.as_slice());
-
-            let message = OutMessage::transfer(
-                TonAddress {
-                    workchain: 0,
-                    hash: [9; 32],
-                },
-                NanoTon::from_nano(17),
-            );
-            let inner: ArcCell = OtherCell::from_boc(&Boc::encode(message.to_cell().unwrap()))
-                .unwrap()
-                .to_arc();
-            for seqno in [0, 3] {
-                let theirs = twin
-                    .create_external_msg(1_800_000_000, seqno, seqno == 0, [inner.clone()])
-                    .unwrap();
-                let ours = Boc::decode(
-                    wallet
-                        .transfer(seqno, 1_800_000_000, std::slice::from_ref(&message))
-                        .unwrap(),
-                )
+            assert_eq!(wallet.address().to_string(), format!("0:{address}"));
+            let boc = wallet
+                .transfer(seqno, 1_800_000_000, std::slice::from_ref(&message))
                 .unwrap();
-                let theirs = Boc::decode(theirs.to_boc(false).unwrap()).unwrap();
-                // Which parts of a message go into a cell of their own is the sender's choice; its content is not.
-                let content = |cell: &Cell| {
-                    let message = cell.parse::<tycho_types::models::OwnedMessage>().unwrap();
-                    let (range, root) = message.body;
-                    let body = CellBuilder::build_from(range.apply(&root).unwrap()).unwrap();
-                    (message.info, message.init, *body.repr_hash())
-                };
-                assert_eq!(content(&ours), content(&theirs));
-            }
+            let cell = Boc::decode(boc).unwrap();
+            let parsed = cell.parse::<tycho_types::models::OwnedMessage>().unwrap();
+            // Which parts of a message go into a cell of their own is the sender's choice; its content is not.
+            let (range, root) = parsed.body;
+            let body = CellBuilder::build_from(range.apply(&root).unwrap()).unwrap();
+            assert_eq!(body.repr_hash().to_string(), body_hash);
+            assert_eq!(parsed.init.is_some(), deploys);
         }
     }
 
