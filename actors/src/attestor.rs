@@ -4,7 +4,7 @@
 //! the actor's thread and remembers what was accepted. On a worker it holds the enclave's keys and
 //! the evidence that binds them, renews both every epoch, and answers requests for them.
 
-use crate::ask::{Ask, Named, Query, ask};
+use crate::ask::{Address, Ask, Named, Query, ask};
 use crate::clock;
 use crate::mesh::{AskPeer, Mesh};
 use crate::port::Question;
@@ -63,7 +63,7 @@ impl Enclave {
 
 /// See the module's doc.
 pub struct Attestor {
-    mesh: Addr<Mesh>,
+    mesh: Address<Mesh>,
     chain: Arc<dyn Chain>,
     admission: Arc<Mutex<Admission>>,
     trust_domain: Digest,
@@ -78,7 +78,7 @@ impl Attestor {
     /// An attestor that admits by these rules and knows the beacons of this chain.
     #[must_use]
     pub fn new(
-        mesh: Addr<Mesh>,
+        mesh: Address<Mesh>,
         chain: Arc<dyn Chain>,
         admission: Admission,
         trust_domain: Digest,
@@ -95,31 +95,42 @@ impl Attestor {
         }
     }
 
-    fn remember(&mut self, peer: PeerId, verdict: &Verdict, bundle: Option<EvidenceBundle>) {
-        while self.verdicts.len() >= MAX_ACCEPTED {
+    /// Remembers a verdict, and with an accepted one what it is about.
+    fn conclude(&mut self, peer: PeerId, verdict: Verdict, bundle: EvidenceBundle) -> Examined {
+        // Not the same as "nothing failed": what was skipped has not passed.
+        let examined = if verdict.accepted() {
+            Examined::Accepted {
+                until: verdict.valid_until,
+            }
+        } else {
+            let reason = verdict.first_failure().map_or_else(
+                || "a required factor was skipped".to_owned(),
+                |factor| format!("{}: {}", factor.name, factor.reason),
+            );
+            warn!(%peer, %reason, "evidence refused");
+            Examined::Refused { reason }
+        };
+        if !self.verdicts.contains_key(&peer) && self.verdicts.len() >= MAX_ACCEPTED {
             self.verdicts.pop_first();
         }
         self.verdicts.insert(peer, verdict.clone());
-        match bundle {
-            Some(bundle) if verdict.accepted() => {
-                while self.accepted.len() >= MAX_ACCEPTED {
-                    let first = self
-                        .accepted
-                        .iter()
-                        .min_by_key(|(_, accepted)| accepted.verdict.valid_until)
-                        .map(|(peer, _)| *peer);
-                    if let Some(first) = first {
-                        self.accepted.remove(&first);
-                    }
-                }
-                let verdict = verdict.clone();
-                self.accepted
-                    .insert(peer, Arc::new(Accepted { verdict, bundle }));
-            }
-            _ => {
+        if !verdict.accepted() {
+            self.accepted.remove(&peer);
+            return examined;
+        }
+        if !self.accepted.contains_key(&peer) && self.accepted.len() >= MAX_ACCEPTED {
+            let ends_first = self
+                .accepted
+                .iter()
+                .min_by_key(|(_, accepted)| accepted.verdict.valid_until)
+                .map(|(peer, _)| *peer);
+            if let Some(peer) = ends_first {
                 self.accepted.remove(&peer);
             }
         }
+        let accepted = Accepted { verdict, bundle };
+        self.accepted.insert(peer, Arc::new(accepted));
+        examined
     }
 }
 
@@ -129,7 +140,12 @@ impl Named for Attestor {
 impl Actor for Attestor {
     type Context = Context<Self>;
 }
-impl Supervised for Attestor {}
+impl Supervised for Attestor {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        // The examinations that were under way have ended with the futures that made them.
+        self.examining = 0;
+    }
+}
 
 impl Handler<crate::supervision::Stop> for Attestor {
     type Result = ();
@@ -139,96 +155,62 @@ impl Handler<crate::supervision::Stop> for Attestor {
 }
 
 /// Fetch and judge the evidence that an advert names.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct Examine {
     /// The advert: peer, models, digest of the evidence.
     pub advert: Advert,
-    /// Who wants to know.
-    pub answer_to: Recipient<Examined>,
 }
-
-/// The result of an [`Examine`].
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Examined {
-    /// Whose evidence.
-    pub peer: PeerId,
-    /// Which evidence.
-    pub evidence: Digest,
-    /// Until when it counts, or the first required factor that failed.
-    pub result: Result<UnixMillis, String>,
+/// What an [`Examine`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Examined {
+    /// It counts until then.
+    Accepted {
+        /// Until when.
+        until: UnixMillis,
+    },
+    /// It was refused, or not to be had.
+    Refused {
+        /// The first required factor that failed, or why there was nothing to look at.
+        reason: String,
+    },
+    /// Nobody looked: [`MAX_EXAMINATIONS`] are under way. Ask again later.
+    Busy,
 }
-
-/// What became of an examination.
-enum Examination {
-    /// Nothing to judge arrived.
-    Unanswered(String),
-    Judged(Verdict, Box<EvidenceBundle>),
+impl Query for Examine {
+    type Answer = Examined;
 }
-
-impl Handler<Examine> for Attestor {
+impl Handler<Ask<Examine>> for Attestor {
     type Result = ();
-    fn handle(&mut self, examine: Examine, context: &mut Self::Context) {
+    fn handle(&mut self, Ask { query, reply }: Ask<Examine>, context: &mut Self::Context) {
         if self.examining >= MAX_EXAMINATIONS {
-            return;
+            return reply.send(Examined::Busy);
         }
         self.examining = self.examining.saturating_add(1);
-        let Examine { advert, answer_to } = examine;
-        let (peer, evidence) = (advert.peer, advert.evidence);
-        let examination = examination(
+        let peer = query.advert.peer;
+        let examination = examine(
             self.mesh.clone(),
             Arc::clone(&self.chain),
             Arc::clone(&self.admission),
-            advert,
+            query.advert,
         );
         context.spawn(examination.into_actor(self).map(
             move |examination, actor: &mut Self, _| {
                 actor.examining = actor.examining.saturating_sub(1);
-                let result = match examination {
-                    Examination::Unanswered(reason) => Err(reason),
-                    Examination::Judged(verdict, bundle) => {
-                        actor.remember(peer, &verdict, Some(*bundle));
-                        match verdict.first_failure() {
-                            None => Ok(verdict.valid_until),
-                            Some(factor) => {
-                                warn!(%peer, factor = factor.name, reason = %factor.reason, "evidence refused");
-                                Err(format!("{}: {}", factor.name, factor.reason))
-                            }
-                        }
-                    }
-                };
-                let examined = Examined {
-                    peer,
-                    evidence,
-                    result,
-                };
-                if answer_to.try_send(examined).is_err() {
-                    warn!(%peer, "the directory did not take an examination's result");
-                }
+                reply.send(match examination {
+                    Ok((verdict, bundle)) => actor.conclude(peer, verdict, bundle),
+                    Err(reason) => Examined::Refused { reason },
+                });
             },
         ));
     }
 }
 
-async fn examination(
-    mesh: Addr<Mesh>,
-    chain: Arc<dyn Chain>,
-    admission: Arc<Mutex<Admission>>,
-    advert: Advert,
-) -> Examination {
-    match examine(mesh, chain, admission, advert).await {
-        Ok(examination) => examination,
-        Err(reason) => Examination::Unanswered(reason),
-    }
-}
-
 async fn examine(
-    mesh: Addr<Mesh>,
+    mesh: Address<Mesh>,
     chain: Arc<dyn Chain>,
     admission: Arc<Mutex<Admission>>,
     advert: Advert,
-) -> Result<Examination, String> {
+) -> Result<(Verdict, EvidenceBundle), String> {
     let peer = advert.peer;
     let Some(model) = advert.models.first().map(|terms| terms.digest) else {
         return Err("the advert names no model".to_owned());
@@ -271,7 +253,7 @@ async fn examine(
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .admit(clock::now(), &peer, &bundle, &expectation)
-            .map(|verdict| Examination::Judged(verdict, Box::new(bundle)))
+            .map(|verdict| (verdict, bundle))
             .map_err(|error| error.to_string())
     })
     .await

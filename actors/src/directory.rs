@@ -2,7 +2,7 @@
 //!
 //! Owns `protocol`'s [`directory::Directory`]; turns its outputs into messages to the attestor.
 
-use crate::ask::{Ask, Named, Query, tell};
+use crate::ask::{Address, Ask, AskError, Named, Query, ask};
 use crate::attestor::{Attestor, Examine, Examined};
 use crate::clock;
 use crate::metrics::Metrics;
@@ -12,7 +12,8 @@ use cocoon_protocol::advert::{Advert, Verified};
 use cocoon_protocol::directory::{
     self, Acceptance, DirectoryConfig, DirectoryInput, DirectoryOutput, Entry, Standing,
 };
-use cocoon_protocol::ids::PeerId;
+use cocoon_protocol::ids::{Digest, PeerId};
+use cocoon_protocol::units::UnixMillis;
 use std::time::Duration;
 use tracing::{debug, info};
 
@@ -23,7 +24,7 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct Directory {
     machine: directory::Directory,
     /// `None` for a node that relays adverts and verifies nobody (a bootstrap node).
-    attestor: Option<Addr<Attestor>>,
+    attestor: Option<Address<Attestor>>,
     metrics: Metrics,
 }
 
@@ -32,7 +33,7 @@ impl Directory {
     #[must_use]
     pub fn new(
         config: DirectoryConfig,
-        attestor: Option<Addr<Attestor>>,
+        attestor: Option<Address<Attestor>>,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -52,20 +53,50 @@ impl Directory {
                     else {
                         continue;
                     };
-                    let examine = Examine {
-                        advert: entry.advert.clone(),
-                        answer_to: context.address().recipient(),
-                    };
-                    if let Err(error) = tell(attestor, examine) {
-                        // The state machine asks again after its own timeout.
-                        debug!(%peer, %evidence, %error, "evidence not examined now");
-                    }
+                    let (attestor, advert) = (attestor.clone(), entry.advert.clone());
+                    let examining = async move { ask(&attestor, Examine { advert }).await };
+                    context.spawn(examining.into_actor(self).map(
+                        move |examined, actor: &mut Self, context| {
+                            actor.examined(peer, evidence, examined, context);
+                        },
+                    ));
                 }
                 DirectoryOutput::Joined { peer } => info!(%peer, "worker joined"),
                 DirectoryOutput::Verified { peer } => info!(%peer, "worker verified"),
                 DirectoryOutput::Left { peer } => info!(%peer, "worker left"),
             }
         }
+        self.count_verified(now);
+    }
+
+    fn examined(
+        &mut self,
+        peer: PeerId,
+        evidence: Digest,
+        examined: Result<Examined, AskError>,
+        context: &mut Context<Self>,
+    ) {
+        let input = match examined {
+            Ok(Examined::Accepted { until }) => DirectoryInput::EvidenceAccepted {
+                peer,
+                evidence,
+                valid_until: until,
+            },
+            Ok(Examined::Refused { reason }) => DirectoryInput::EvidenceRejected {
+                peer,
+                evidence,
+                reason,
+            },
+            // The state machine asks again after its own timeout.
+            Ok(Examined::Busy) => {
+                return debug!(%peer, %evidence, "too many examinations under way");
+            }
+            Err(error) => return debug!(%peer, %evidence, %error, "evidence not examined now"),
+        };
+        self.drive(input, context);
+    }
+
+    fn count_verified(&self, now: UnixMillis) {
         let verified = self
             .machine
             .workers(now)
@@ -121,30 +152,6 @@ impl Handler<Ask<Judge>> for Directory {
             }
         };
         reply.send(judgement);
-    }
-}
-
-impl Handler<Examined> for Directory {
-    type Result = ();
-    fn handle(&mut self, examined: Examined, context: &mut Self::Context) {
-        let Examined {
-            peer,
-            evidence,
-            result,
-        } = examined;
-        let input = match result {
-            Ok(valid_until) => DirectoryInput::EvidenceAccepted {
-                peer,
-                evidence,
-                valid_until,
-            },
-            Err(reason) => DirectoryInput::EvidenceRejected {
-                peer,
-                evidence,
-                reason,
-            },
-        };
-        self.drive(input, context);
     }
 }
 

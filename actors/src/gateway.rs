@@ -1,6 +1,6 @@
 //! The gateway actor: takes jobs from HTTP and runs each in a task of its own.
 
-use crate::ask::{Ask, AskError, Named, Query, ask};
+use crate::ask::{Address, Ask, AskError, Named, Query, ask};
 use crate::clock;
 use crate::directory::ListWorkers;
 use crate::gateway_port::{self, GatewayError, JobHandle, JobSubmission, ServedModel, job_channel};
@@ -111,14 +111,14 @@ impl Handler<Ask<Close>> for Gateway {
 /// The gateway actor as HTTP sees it.
 #[derive(Clone)]
 pub struct GatewayPort {
-    gateway: Addr<Gateway>,
-    directory: Addr<crate::directory::Directory>,
+    gateway: Address<Gateway>,
+    directory: Address<crate::directory::Directory>,
 }
 
 impl GatewayPort {
     /// The port in front of these actors.
     #[must_use]
-    pub fn new(gateway: Addr<Gateway>, directory: Addr<crate::directory::Directory>) -> Self {
+    pub fn new(gateway: Address<Gateway>, directory: Address<crate::directory::Directory>) -> Self {
         Self { gateway, directory }
     }
 }

@@ -4,7 +4,7 @@
 //! are. [`pump`] is the other direction: a task that takes the swarm's notices in order and hands
 //! each to the actor it concerns, waiting for an answer where gossip or a peer waits for one.
 
-use crate::ask::{Ask, AskError, Named, Query, ask, tell};
+use crate::ask::{Address, Ask, AskError, Named, Query, ask, tell, tell_surely};
 use crate::attestor::{Attestor, OwnEvidence};
 use crate::clock;
 use crate::directory::{Directory, Judge};
@@ -44,13 +44,32 @@ impl Mesh {
         }
     }
 
-    fn command(&self, command: SwarmCommand) -> Result<(), PortError> {
-        self.commands.try_send(command).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => PortError::Full {
-                limit: MAX_SWARM_COMMANDS,
-            },
-            mpsc::error::TrySendError::Closed(_) => PortError::Stopped,
-        })
+    /// Hands a command to the swarm; if its queue does not take it, whoever waits hears why.
+    fn command(&self, command: SwarmCommand) {
+        let (command, error) = match self.commands.try_send(command) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                let limit = MAX_SWARM_COMMANDS;
+                (command, PortError::Full { limit })
+            }
+            Err(mpsc::error::TrySendError::Closed(command)) => (command, PortError::Stopped),
+        };
+        warn!(%error, "the swarm did not take a command");
+        match command {
+            SwarmCommand::Publish { reply, .. } => {
+                let _ = reply.send(Err(error));
+            }
+            SwarmCommand::Ask { reply, .. } => {
+                let _ = reply.send(Err(error));
+            }
+            SwarmCommand::OpenSession { reply, .. } => {
+                let _ = reply.send(Err(error));
+            }
+            // Gossipsub forgets an unjudged message by itself.
+            SwarmCommand::Judge { .. } => {}
+            // Dropping the slot says that nothing is left to close.
+            SwarmCommand::Shutdown { .. } => {}
+        }
     }
 }
 
@@ -78,12 +97,10 @@ impl Query for Publish {
 impl Handler<Ask<Publish>> for Mesh {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<Publish>, _: &mut Self::Context) {
-        if let Err(error) = self.command(SwarmCommand::Publish {
+        self.command(SwarmCommand::Publish {
             advert: query.0,
             reply: reply.into_sender(),
-        }) {
-            warn!(%error, "advert not published; the next one is due shortly");
-        }
+        });
     }
 }
 
@@ -103,16 +120,12 @@ impl Query for AskPeer {
 impl Handler<Ask<AskPeer>> for Mesh {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<AskPeer>, _: &mut Self::Context) {
-        // A refused command drops the reply slot with it; the asker reads "stopped" as it would
-        // for a swarm that is gone, so say why here.
-        if let Err(error) = self.command(SwarmCommand::Ask {
+        self.command(SwarmCommand::Ask {
             peer: query.peer,
             question: query.question,
             request: query.request,
             reply: reply.into_sender(),
-        }) {
-            warn!(%error, peer = %query.peer, "question not sent");
-        }
+        });
     }
 }
 
@@ -125,12 +138,10 @@ impl Query for OpenSession {
 impl Handler<Ask<OpenSession>> for Mesh {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<OpenSession>, _: &mut Self::Context) {
-        if let Err(error) = self.command(SwarmCommand::OpenSession {
+        self.command(SwarmCommand::OpenSession {
             peer: query.0,
             reply: reply.into_sender(),
-        }) {
-            warn!(%error, peer = %query.0, "session not opened");
-        }
+        });
     }
 }
 
@@ -167,8 +178,7 @@ impl Query for Disconnect {
 impl Handler<Ask<Disconnect>> for Mesh {
     type Result = ();
     fn handle(&mut self, Ask { reply, .. }: Ask<Disconnect>, _: &mut Self::Context) {
-        // If the queue refuses, dropping the slot tells the asker that nothing is left to close.
-        let _ = self.command(SwarmCommand::Shutdown {
+        self.command(SwarmCommand::Shutdown {
             done: reply.into_sender(),
         });
     }
@@ -206,16 +216,11 @@ impl Handler<Link> for Mesh {
                     self.listening.push(address);
                 }
             }
-            Link::Judge(message, relay, judgement) => {
-                if let Err(error) = self.command(SwarmCommand::Judge {
-                    message,
-                    relay,
-                    judgement,
-                }) {
-                    // Gossipsub forgets an unjudged message by itself.
-                    warn!(%error, "gossip message left unjudged");
-                }
-            }
+            Link::Judge(message, relay, judgement) => self.command(SwarmCommand::Judge {
+                message,
+                relay,
+                judgement,
+            }),
         }
         self.metrics
             .peers
@@ -226,18 +231,19 @@ impl Handler<Link> for Mesh {
 /// Whom the pump wakes for what. A role that a node does not have is `None`.
 pub struct Inbox {
     /// Peers, commands.
-    pub mesh: Addr<Mesh>,
+    pub mesh: Address<Mesh>,
     /// Judges adverts.
-    pub directory: Addr<Directory>,
+    pub directory: Address<Directory>,
     /// Answers evidence requests (workers).
-    pub attestor: Option<Addr<Attestor>>,
+    pub attestor: Option<Address<Attestor>>,
     /// Answers quote requests (workers).
-    pub negotiator: Option<Addr<Negotiator>>,
+    pub negotiator: Option<Address<Negotiator>>,
     /// Takes inbound sessions (workers).
     pub sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
 }
 
-/// Hands the swarm's notices on until the swarm ends.
+/// Hands the swarm's notices on until the swarm ends. What says who is connected waits for room in
+/// the mesh actor's mailbox: a lost "gone" would leave a ghost in every status.
 pub async fn pump(mut notices: SwarmNotices, inbox: Inbox) {
     while let Some(notice) = notices.recv().await {
         if let Err(error) = inbox.take(notice).await {
@@ -255,7 +261,7 @@ impl Inbox {
                 bytes,
             } => {
                 let judgement = self.judge(&bytes, relay).await;
-                tell(&self.mesh, Link::Judge(message, relay, judgement))
+                tell_surely(&self.mesh, Link::Judge(message, relay, judgement)).await
             }
             SwarmNotice::Asked {
                 peer,
@@ -271,12 +277,12 @@ impl Inbox {
                 }
                 Ok(())
             }
-            SwarmNotice::Connected { peer } => tell(&self.mesh, Link::Up(peer)),
-            SwarmNotice::Disconnected { peer } => tell(&self.mesh, Link::Down(peer)),
+            SwarmNotice::Connected { peer } => tell_surely(&self.mesh, Link::Up(peer)).await,
+            SwarmNotice::Disconnected { peer } => tell_surely(&self.mesh, Link::Down(peer)).await,
             SwarmNotice::RoundTrip { peer, millis } => {
                 tell(&self.mesh, Link::RoundTrip(peer, millis))
             }
-            SwarmNotice::Listening { address } => tell(&self.mesh, Link::Listening(address)),
+            SwarmNotice::Listening { address } => tell_surely(&self.mesh, Link::Listening(address)).await,
         }
     }
 

@@ -3,7 +3,7 @@
 //! A worker's owns the book of slots, offers and leases; a client's owns one negotiation per job
 //! that looks for a worker. Both are `protocol`'s state machines.
 
-use crate::ask::{Ask, Named, Query, Reply, ask};
+use crate::ask::{Address, Ask, Named, Query, Reply, ask};
 use crate::clock;
 use crate::mesh::{AskPeer, Mesh};
 use crate::port::Question;
@@ -49,7 +49,7 @@ struct Search {
 
 /// See the module's doc.
 pub struct Negotiator {
-    mesh: Addr<Mesh>,
+    mesh: Address<Mesh>,
     shop: Option<Shop>,
     searches: BTreeMap<JobId, Search>,
     config: NegotiationConfig,
@@ -60,7 +60,7 @@ impl Negotiator {
     /// A client's negotiator, and with a shop a worker's too.
     #[must_use]
     pub fn new(
-        mesh: Addr<Mesh>,
+        mesh: Address<Mesh>,
         config: NegotiationConfig,
         shop: Option<Shop>,
         rng: StdRng,

@@ -4,7 +4,7 @@
 //! to the ledger before the message that depends on them is handed to the chain; chain calls run
 //! beside the actor and come back as inputs.
 
-use crate::ask::{Ask, Named, Query, tell};
+use crate::ask::{Address, Ask, Named, Query, tell};
 use crate::cashier::Cashier;
 use crate::cashier::earning::Reconciled;
 use crate::clock;
@@ -61,7 +61,7 @@ pub struct Settling {
 pub struct Settler {
     settling: Settling,
     machine: settler::Settler,
-    cashier: Addr<Cashier>,
+    cashier: Address<Cashier>,
     /// Logical time up to which each contract's transactions were read.
     read: BTreeMap<TonAddress, u64>,
     sound: bool,
@@ -77,7 +77,7 @@ impl Settler {
     /// If the ledger cannot be read.
     pub fn new(
         settling: Settling,
-        cashier: Addr<Cashier>,
+        cashier: Address<Cashier>,
         metrics: Metrics,
     ) -> Result<Self, LedgerError> {
         let start = settling.ledger.settler_start()?;

@@ -1,6 +1,6 @@
 //! What a node shows of itself: status, health, receipts. Asks the actors and joins their answers.
 
-use crate::ask::ask;
+use crate::ask::{Address, ask};
 use crate::attestor::{AcceptedOf, Attestor, ListVerdicts};
 use crate::cashier::Cashier;
 use crate::cashier::earning::WorkerBooks;
@@ -16,7 +16,6 @@ use crate::job::client::{MAX_ATTEMPTS, attempt_id};
 use crate::mesh::{Mesh, ViewMesh};
 use crate::metrics::{Metrics, Side, SideLabels};
 use crate::settler::{Flush, Settler};
-use actix::prelude::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cocoon_attestation::{FactorResult, Verdict};
@@ -50,15 +49,15 @@ pub struct View {
     /// When the process started.
     pub started: UnixMillis,
     /// Peers.
-    pub mesh: Addr<Mesh>,
+    pub mesh: Address<Mesh>,
     /// Workers.
-    pub directory: Addr<Directory>,
+    pub directory: Address<Directory>,
     /// Verdicts (not on a bootstrap node).
-    pub attestor: Option<Addr<Attestor>>,
+    pub attestor: Option<Address<Attestor>>,
     /// Books (not on a bootstrap node).
-    pub cashier: Option<Addr<Cashier>>,
+    pub cashier: Option<Address<Cashier>>,
     /// Settlement (workers).
-    pub settler: Option<Addr<Settler>>,
+    pub settler: Option<Address<Settler>>,
     /// The ledger contract (workers).
     pub ledger: Option<TonAddress>,
     /// The wallet and the chain to ask about it.

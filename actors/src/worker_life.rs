@@ -2,12 +2,11 @@
 //!
 //! A task, not an actor: it owns nothing that anybody asks for.
 
-use crate::ask::{AskError, ask, tell};
+use crate::ask::{Address, AskError, ask, tell_surely};
 use crate::attestor::{Attestor, Enclave, Install};
 use crate::clock;
 use crate::mesh::{Mesh, Publish};
 use crate::negotiator::{Negotiator, NewEvidence};
-use actix::prelude::*;
 use cocoon_attestation::{EvidenceError, EvidenceSource};
 use cocoon_protocol::evidence::{Beacon, Claims};
 use cocoon_protocol::ids::{Digest, Keypair, TonAddress};
@@ -49,11 +48,11 @@ pub struct WorkerLife {
     /// Its ledger contract.
     pub ledger: TonAddress,
     /// Gets the keys and the evidence.
-    pub attestor: Addr<Attestor>,
+    pub attestor: Address<Attestor>,
     /// Offers name the evidence.
-    pub negotiator: Addr<Negotiator>,
+    pub negotiator: Address<Negotiator>,
     /// Adverts go out here.
-    pub mesh: Addr<Mesh>,
+    pub mesh: Address<Mesh>,
 }
 
 /// Why an epoch could not begin, or an advert not go out.
@@ -103,8 +102,8 @@ impl WorkerLife {
             Some(enclave) if enclave.bundle.claims.epoch == epoch => Arc::clone(enclave),
             _ => {
                 let enclave = Arc::new(self.enter(now, epoch).await?);
-                tell(&self.attestor, Install(Arc::clone(&enclave)))?;
-                tell(&self.negotiator, NewEvidence(enclave.evidence()))?;
+                tell_surely(&self.attestor, Install(Arc::clone(&enclave))).await?;
+                tell_surely(&self.negotiator, NewEvidence(enclave.evidence())).await?;
                 *current = Some(Arc::clone(&enclave));
                 enclave
             }

@@ -10,7 +10,7 @@
 //! Once text was handed to the asker the job stays where it is: if the worker is lost then, it ends
 //! in [`GatewayError::WorkerLost`], and only what arrived was paid for.
 
-use crate::ask::{AskError, ask, tell};
+use crate::ask::{Address, AskError, ask, tell};
 use crate::attestor::{Accepted, AcceptedOf, Attestor, binding};
 use crate::cashier::paying::{CloseClientJob, LeaseChannel, LeasedChannel, Sign};
 use crate::cashier::{Cashier, CashierError};
@@ -24,7 +24,6 @@ use crate::mesh::{Mesh, OpenSession};
 use crate::metrics::{Metrics, Side, TokenKind};
 use crate::negotiator::{Negotiate, Negotiator};
 use crate::router::{Explained, Pick, Router};
-use actix::prelude::*;
 use cocoon_protocol::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
 };
@@ -68,17 +67,17 @@ pub struct ClientParts {
     /// Trust domain that sessions are bound to.
     pub trust_domain: Digest,
     /// Streams.
-    pub mesh: Addr<Mesh>,
+    pub mesh: Address<Mesh>,
     /// Who exists.
-    pub directory: Addr<Directory>,
+    pub directory: Address<Directory>,
     /// Whose evidence was accepted.
-    pub attestor: Addr<Attestor>,
+    pub attestor: Address<Attestor>,
     /// Whom to ask.
-    pub router: Addr<Router>,
+    pub router: Address<Router>,
     /// Offers.
-    pub negotiator: Addr<Negotiator>,
+    pub negotiator: Address<Negotiator>,
     /// Channels and vouchers.
-    pub cashier: Addr<Cashier>,
+    pub cashier: Address<Cashier>,
     /// Counters.
     pub metrics: Metrics,
 }

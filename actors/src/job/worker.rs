@@ -7,7 +7,7 @@
 //!        ─► receipt, durable ─► Finished ─► Done
 //! ```
 
-use crate::ask::{ask, tell};
+use crate::ask::{Address, ask, tell};
 use crate::attestor::{Attestor, Enclave, Enclaves, binding};
 use crate::cashier::earning::{Accept, CloseWorkerJob, OpenWorkerJob};
 use crate::cashier::{Cashier, CashierError};
@@ -20,7 +20,6 @@ use crate::job::{FRAME_TOKENS, HANDSHAKE_LIMIT, VOUCHER_LIMIT};
 use crate::metrics::{Metrics, Side, TokenKind};
 use crate::negotiator::{Negotiator, Redeem, Release};
 use crate::port::SessionStream;
-use actix::prelude::*;
 use cocoon_inference::{EngineError, FinishReason as EngineFinish, Step};
 use cocoon_protocol::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
@@ -43,13 +42,13 @@ pub struct WorkerParts {
     /// This node.
     pub peer: PeerId,
     /// Keys and evidence.
-    pub attestor: Addr<Attestor>,
+    pub attestor: Address<Attestor>,
     /// Offers.
-    pub negotiator: Addr<Negotiator>,
+    pub negotiator: Address<Negotiator>,
     /// Channels, vouchers, receipts.
-    pub cashier: Addr<Cashier>,
+    pub cashier: Address<Cashier>,
     /// The model.
-    pub engine: Addr<Engine>,
+    pub engine: Address<Engine>,
     /// Counters.
     pub metrics: Metrics,
 }

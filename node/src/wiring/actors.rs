@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use cocoon_actors::ask::{ask, tell};
+use cocoon_actors::ask::{Address, ask, tell};
 use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::earning::Earning;
 use cocoon_actors::cashier::paying::{Paying, reconcile};
@@ -75,14 +75,14 @@ pub(super) struct Ingredients {
 
 /// The addresses of a running node's actors.
 pub(super) struct Actors {
-    pub(super) mesh: Addr<Mesh>,
-    pub(super) directory: Addr<Directory>,
-    pub(super) attestor: Option<Addr<Attestor>>,
-    pub(super) cashier: Option<Addr<Cashier>>,
-    pub(super) settler: Option<Addr<Settler>>,
+    pub(super) mesh: Address<Mesh>,
+    pub(super) directory: Address<Directory>,
+    pub(super) attestor: Option<Address<Attestor>>,
+    pub(super) cashier: Option<Address<Cashier>>,
+    pub(super) settler: Option<Address<Settler>>,
     pub(super) ledger: Option<TonAddress>,
-    negotiator: Option<Addr<Negotiator>>,
-    gateway: Option<Addr<Gateway>>,
+    negotiator: Option<Address<Negotiator>>,
+    gateway: Option<Address<Gateway>>,
     sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
     system: System,
     thread: Option<JoinHandle<()>>,
