@@ -125,6 +125,8 @@ impl Settler {
     }
 
     fn begin_anew(&mut self) {
+        self.deploying = false;
+        self.read.clear();
         match self.settling.ledger.settler_start() {
             Ok(start) => {
                 self.machine = settler::Settler::new(self.settling.config.clone(), start);
@@ -233,14 +235,12 @@ impl Settler {
             return;
         };
         let chain = Arc::clone(&self.settling.chain);
-        let after = self.read.get(&address).copied().unwrap_or(0);
+        let after = self.read.get(&address).copied();
         let look = async move {
             // The head first: the time that goes with a view must not be newer than the view, or a
             // commit that is applied in between looks as if it had lapsed.
             let head = chain.head().await?;
-            let seen = chain
-                .transactions(address, after, TRANSACTIONS_PER_LOOK)
-                .await?;
+            let seen = news(chain.as_ref(), address, after).await?;
             let state = fetch_ledger(chain.as_ref(), address).await?;
             Ok::<_, ChainError>((seen, state, head))
         };
@@ -260,12 +260,10 @@ impl Settler {
 
     fn look_at_channel(&self, channel: TonAddress, context: &mut Context<Self>) {
         let chain = Arc::clone(&self.settling.chain);
-        let after = self.read.get(&channel).copied().unwrap_or(0);
+        let after = self.read.get(&channel).copied();
         let look = async move {
             let head = chain.head().await?;
-            let seen = chain
-                .transactions(channel, after, TRANSACTIONS_PER_LOOK)
-                .await?;
+            let seen = news(chain.as_ref(), channel, after).await?;
             let state = fetch_channel(chain.as_ref(), channel).await?;
             Ok::<_, ChainError>((seen, state, head))
         };
@@ -292,11 +290,12 @@ impl Settler {
     fn transactions(
         &mut self,
         account: TonAddress,
-        seen: &[TransactionSummary],
+        news: &News,
         context: &mut Context<Self>,
     ) {
-        for summary in seen {
-            self.read.insert(account, summary.lt);
+        let read = self.read.entry(account).or_insert(news.read);
+        *read = news.read.max(*read);
+        for summary in &news.seen {
             if let Some(message) = summary.in_message {
                 self.drive(
                     SettlerInput::Transaction {
@@ -336,6 +335,35 @@ impl Settler {
     }
 }
 
+/// What is new at a contract.
+struct News {
+    seen: Vec<TransactionSummary>,
+    /// Logical time up to which it was read now.
+    read: u64,
+}
+
+/// Transactions of an account after a logical time; without one, that of its newest transaction,
+/// and none: what was there before the first look was not caused by a message of this process, and
+/// a long history would hide what is new behind its pages.
+async fn news(
+    chain: &dyn Chain,
+    account: TonAddress,
+    after: Option<u64>,
+) -> Result<News, ChainError> {
+    let Some(after) = after else {
+        let read = chain.account(account).await?.map_or(0, |state| state.last_lt);
+        return Ok(News {
+            seen: Vec::new(),
+            read,
+        });
+    };
+    let seen = chain
+        .transactions(account, after, TRANSACTIONS_PER_LOOK)
+        .await?;
+    let read = seen.last().map_or(after, |newest| newest.lt);
+    Ok(News { seen, read })
+}
+
 impl Named for Settler {
     const NAME: &'static str = "settler";
 }
@@ -351,7 +379,12 @@ impl Actor for Settler {
         });
     }
 }
-impl Supervised for Settler {}
+impl Supervised for Settler {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        // The answers that the state machine waits for were lost with their futures.
+        self.begin_anew();
+    }
+}
 
 impl Handler<crate::supervision::Stop> for Settler {
     type Result = ();
