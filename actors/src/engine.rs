@@ -7,8 +7,9 @@
 use crate::ask::{Ask, Named, Query};
 use actix::prelude::*;
 use cocoon_inference::{Engine as Model, EngineError, Message as ChatMessage, Prompt, SamplingParams, Step};
+use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::debug;
 
 /// Steps that may wait for a generation's reader before the model pauses.
@@ -17,6 +18,7 @@ pub const MAX_WAITING_STEPS: usize = 16;
 /// See the module's doc.
 pub struct Engine {
     model: Arc<dyn Model>,
+    limit: u16,
     slots: Arc<Semaphore>,
 }
 
@@ -26,6 +28,7 @@ impl Engine {
     pub fn new(model: Arc<dyn Model>, slots: u16) -> Self {
         Self {
             model,
+            limit: slots,
             slots: Arc::new(Semaphore::new(usize::from(slots))),
         }
     }
@@ -51,8 +54,11 @@ impl Handler<crate::supervision::Stop> for Engine {
 pub struct Started {
     /// Tokens of the prompt, template included.
     pub prompt_tokens: u32,
-    /// The steps, ending with one that has a finish reason, or with an error.
+    /// The steps, ending with one that has a finish reason, or with an error. Dropping this ends
+    /// the generation.
     pub steps: mpsc::Receiver<Result<Step, EngineError>>,
+    /// Errs once the generation has ended and its slot is free. Nothing is ever sent.
+    pub ended: oneshot::Receiver<Infallible>,
 }
 
 /// Why a generation did not begin.
@@ -61,8 +67,8 @@ pub enum StartError {
     /// Every slot is taken.
     #[error("all {slots} slots of the engine are busy")]
     Busy {
-        /// Slots of the engine that are free, for the log.
-        slots: usize,
+        /// Slots of the engine.
+        slots: u16,
     },
     /// The prompt has more tokens than were agreed.
     #[error("the prompt has {tokens} tokens; {limit} were agreed")]
@@ -78,7 +84,6 @@ pub enum StartError {
 }
 
 /// Begins a generation.
-#[derive(Debug)]
 pub struct Generate {
     /// The conversation.
     pub messages: Vec<ChatMessage>,
@@ -87,6 +92,14 @@ pub struct Generate {
     /// Most prompt tokens the offer allows.
     pub max_prompt_tokens: u32,
 }
+
+/// Sizes only, never content.
+impl std::fmt::Debug for Generate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Generate({} messages)", self.messages.len())
+    }
+}
+
 impl Query for Generate {
     type Answer = Result<Started, StartError>;
 }
@@ -94,10 +107,7 @@ impl Handler<Ask<Generate>> for Engine {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<Generate>, _: &mut Self::Context) {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            reply.send(Err(StartError::Busy {
-                slots: self.slots.available_permits(),
-            }));
-            return;
+            return reply.send(Err(StartError::Busy { slots: self.limit }));
         };
         let model = Arc::clone(&self.model);
         // Tokenising a long prompt is work too, so the thread begins with it.
@@ -105,11 +115,14 @@ impl Handler<Ask<Generate>> for Engine {
             Err(error) => reply.send(Err(error)),
             Ok((prompt, prompt_tokens)) => {
                 let (sender, steps) = mpsc::channel(MAX_WAITING_STEPS);
+                let (_ending, ended) = oneshot::channel();
                 reply.send(Ok(Started {
                     prompt_tokens,
                     steps,
+                    ended,
                 }));
-                generate(model.as_ref(), prompt, query.sampling, &sender, slot);
+                generate(model.as_ref(), prompt, query.sampling, &sender);
+                drop(slot);
             }
         });
     }
@@ -132,9 +145,7 @@ fn generate(
     prompt: Prompt,
     sampling: SamplingParams,
     steps: &mpsc::Sender<Result<Step, EngineError>>,
-    slot: OwnedSemaphorePermit,
 ) {
-    let _slot = slot;
     let mut generation = match model.start(prompt, sampling) {
         Ok(generation) => generation,
         Err(error) => {
