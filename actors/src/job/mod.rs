@@ -15,7 +15,9 @@ use std::time::Duration;
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Longest silence of the worker before the client gives the job up: a prefill on two cores.
 pub const WORKER_SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// Longest wait of the worker for the voucher that lets it go on.
+/// Longest wait of the worker for the vouchers that let it go on, however many come in between.
 pub const VOUCHER_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for the other end to take a frame. One that reads nothing must not keep a slot.
+pub const SEND_LIMIT: Duration = Duration::from_secs(20);
 /// Most tokens in one frame: with 64-byte padding this hides almost all of the lengths.
 pub const FRAME_TOKENS: u32 = 8;

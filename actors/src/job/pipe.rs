@@ -1,6 +1,7 @@
 //! A session's frames over its byte stream: the Noise tunnel of `protocol` joined to a libp2p
 //! stream.
 
+use crate::job::SEND_LIMIT;
 use crate::port::SessionStream;
 use cocoon_protocol::session::{
     Channel, EnclaveSecrets, Initiator, Opened, Responder, SessionBinding, SessionError,
@@ -8,6 +9,7 @@ use cocoon_protocol::session::{
 };
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use rand::rngs::StdRng;
+use std::time::Duration;
 
 /// Bytes read from the stream at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -19,18 +21,33 @@ pub enum PipeError {
     /// or the network did.
     #[error("the stream was lost: {0}")]
     Lost(#[from] std::io::Error),
+    /// The other end takes nothing more.
+    #[error("the other end took nothing for {} s", limit.as_secs())]
+    Stalled {
+        /// How long it was given.
+        limit: Duration,
+    },
     /// The other end broke the session's rules, or is not who the evidence says.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
 /// What the other end sent.
-#[derive(Debug)]
 pub enum Received {
     /// A complete frame.
     Frame(Vec<u8>),
     /// The end of its direction.
     Fin,
+}
+
+/// Sizes only: what is in a frame was encrypted for a reason.
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Frame(frame) => write!(f, "Frame({} bytes)", frame.len()),
+            Self::Fin => f.write_str("Fin"),
+        }
+    }
 }
 
 /// A byte stream with the decoder in front of it.
@@ -135,16 +152,22 @@ impl Pipe {
         Err(refused.into())
     }
 
-    /// Seals and sends one frame.
+    /// Seals and sends one frame. Not cancel-safe: a frame that was begun must be ended.
     ///
     /// # Errors
-    /// [`PipeError::Lost`] when the stream is gone.
+    /// [`PipeError::Lost`] when the stream is gone, [`PipeError::Stalled`] when the other end does
+    /// not read. The pipe is of no use after either.
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), PipeError> {
-        for message in self.channel.seal(frame)? {
-            self.wire.write(&message).await?;
-        }
-        self.wire.stream.flush().await?;
-        Ok(())
+        let messages = self.channel.seal(frame)?;
+        let wire = &mut self.wire;
+        in_time(async {
+            for message in messages {
+                wire.write(&message).await?;
+            }
+            wire.stream.flush().await?;
+            Ok(())
+        })
+        .await
     }
 
     /// The next frame. Cancel-safe.
@@ -168,11 +191,22 @@ impl Pipe {
     /// Ends our direction and closes the stream.
     ///
     /// # Errors
-    /// [`PipeError::Lost`] when the stream is gone.
+    /// As [`Pipe::send`].
     pub async fn finish(&mut self) -> Result<(), PipeError> {
         let fin = self.channel.seal_fin()?;
-        self.wire.write(&fin).await?;
-        self.wire.stream.close().await?;
-        Ok(())
+        let wire = &mut self.wire;
+        in_time(async {
+            wire.write(&fin).await?;
+            wire.stream.close().await?;
+            Ok(())
+        })
+        .await
     }
+}
+
+async fn in_time(sending: impl Future<Output = Result<(), PipeError>>) -> Result<(), PipeError> {
+    let limit = SEND_LIMIT;
+    tokio::time::timeout(limit, sending)
+        .await
+        .unwrap_or(Err(PipeError::Stalled { limit }))
 }
