@@ -308,7 +308,8 @@ mod tests {
 
     #[test]
     fn each_value_out_of_range_is_refused_with_its_field() {
-        let spoil: [(&str, fn(&mut JobSubmission)); 10] = [
+        type Spoil = fn(&mut JobSubmission);
+        let spoil: [(&str, Spoil); 10] = [
             ("model", |s| s.model.clear()),
             ("model", |s| s.model = "m".repeat(MAX_MODEL_NAME_BYTES + 1)),
             ("messages", |s| s.messages.clear()),
