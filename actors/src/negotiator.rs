@@ -89,7 +89,12 @@ impl Actor for Negotiator {
         });
     }
 }
-impl Supervised for Negotiator {}
+impl Supervised for Negotiator {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        // The questions that were under way are gone, and their answers will not come.
+        self.searches.clear();
+    }
+}
 
 impl Handler<crate::supervision::Stop> for Negotiator {
     type Result = ();
@@ -201,10 +206,13 @@ impl Handler<Ask<Redeem>> for Negotiator {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<Redeem>, _: &mut Self::Context) {
         let Redeem { now, offer, client } = query;
-        reply.send(match &mut self.shop {
-            Some(shop) => shop.book.redeem(now, offer, client),
-            None => Err(RedeemError::Unknown { offer }),
-        });
+        let Some(shop) = &mut self.shop else {
+            return reply.send(Err(RedeemError::Unknown { offer }));
+        };
+        if let Err(Ok(lease)) = reply.deliver(shop.book.redeem(now, offer, client)) {
+            // The job has gone before it began.
+            shop.book.release(lease.id);
+        }
     }
 }
 
@@ -221,6 +229,23 @@ impl Handler<Release> for Negotiator {
         {
             warn!(?lease, "released twice");
         }
+    }
+}
+
+/// An offer that a search found will not be taken up after all.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Unneeded {
+    /// Who made it.
+    pub worker: PeerId,
+    /// Which.
+    pub offer: OfferId,
+}
+
+impl Handler<Unneeded> for Negotiator {
+    type Result = ();
+    fn handle(&mut self, Unneeded { worker, offer }: Unneeded, context: &mut Self::Context) {
+        self.decline(worker, offer, context);
     }
 }
 
@@ -318,7 +343,13 @@ impl Negotiator {
                     self.decline(peer, offer, context);
                 }
                 let lines = search.negotiation.explain();
-                search.reply.send(Found { offer, lines });
+                if let Err(Found {
+                    offer: Some(offer), ..
+                }) = search.reply.deliver(Found { offer, lines })
+                {
+                    // The job has gone before it began.
+                    self.decline(offer.worker, offer.id, context);
+                }
             }
         }
     }

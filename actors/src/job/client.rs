@@ -10,7 +10,7 @@
 //! Once text was handed to the asker the job stays where it is: if the worker is lost then, it ends
 //! in [`GatewayError::WorkerLost`], and only what arrived was paid for.
 
-use crate::ask::{Address, AskError, ask, tell};
+use crate::ask::{Address, AskError, ask, ask_surely, tell, tell_surely};
 use crate::attestor::{Accepted, AcceptedOf, Attestor, binding};
 use crate::cashier::paying::{CloseClientJob, LeaseChannel, LeasedChannel, Sign};
 use crate::cashier::{Cashier, CashierError};
@@ -22,7 +22,7 @@ use crate::job::pipe::{Pipe, Received};
 use crate::job::{HANDSHAKE_LIMIT, WORKER_SILENCE_LIMIT};
 use crate::mesh::{Mesh, OpenSession};
 use crate::metrics::{Metrics, Side, TokenKind};
-use crate::negotiator::{Negotiate, Negotiator};
+use crate::negotiator::{Negotiate, Negotiator, Unneeded};
 use crate::router::{Explained, Pick, Router};
 use cocoon_protocol::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
@@ -139,32 +139,30 @@ impl Run {
                 }
             };
             let worker = offer.worker;
+            if events.is_cancelled() {
+                self.give_back(&offer).await;
+                return cancelled();
+            }
             match self.attempt(&offer, events).await {
                 Attempt::Done(completion) => {
                     return (Outcome::Completed, JobEvent::Finished(completion));
                 }
-                Attempt::Cancelled => {
-                    return (
-                        Outcome::Cancelled,
-                        JobEvent::Failed(GatewayError::ShuttingDown),
-                    );
-                }
+                Attempt::Cancelled => return cancelled(),
                 Attempt::Final(outcome, error) => {
                     self.blame(worker, &outcome);
                     return (outcome, JobEvent::Failed(error));
                 }
                 Attempt::Again(outcome, error) => {
-                    info!(%worker, %error, "trying another worker");
+                    // Not the error itself: a worker's own words may be in it, and what a worker
+                    // writes has no place in a log.
+                    info!(%worker, outcome = outcome.label(), code = error.openai_code(), "trying another worker");
                     self.blame(worker, &outcome);
                     self.failed.push(worker);
                     last = Some((outcome, error));
                 }
             }
             if events.is_cancelled() {
-                return (
-                    Outcome::Cancelled,
-                    JobEvent::Failed(GatewayError::ShuttingDown),
-                );
+                return cancelled();
             }
         }
         let (outcome, error) = last.unwrap_or((
@@ -304,6 +302,7 @@ impl Run {
         let accepted = match ask(&self.parts.attestor, AcceptedOf(worker)).await {
             Ok(Some(accepted)) if accepted.bundle.claims.digest() == offer.evidence => accepted,
             _ => {
+                self.give_back(offer).await;
                 return Attempt::Again(
                     Outcome::WorkerLost,
                     GatewayError::WorkerFailed {
@@ -313,27 +312,20 @@ impl Run {
                 );
             }
         };
-        let Some(needed) = offer.worst_cost() else {
-            return Attempt::Again(
-                Outcome::Rejected(JobErrorCode::Overloaded),
-                GatewayError::WorkerFailed {
-                    peer: worker,
-                    reason: "its price is beyond any amount".to_owned(),
-                },
-            );
+        let (channel, needed) = match self.lease_channel(offer).await {
+            Ok(leased) => leased,
+            Err(attempt) => {
+                self.give_back(offer).await;
+                return attempt;
+            }
         };
-        let lease = LeaseChannel {
-            job: self.job,
-            worker,
-            payout: offer.payout,
-            needed,
-        };
-        let channel = match ask(&self.parts.cashier, lease).await {
-            Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return payment_attempt(&error),
-            Err(error) => return payment_attempt_text(error.to_string()),
-        };
-        // Opening a channel takes a few blocks, which an offer may not outlive.
+        // Opening a channel takes a few blocks, in which the asker may have gone.
+        if events.is_cancelled() {
+            self.give_back(offer).await;
+            self.close(channel.address, Outcome::Cancelled, None).await;
+            return Attempt::Cancelled;
+        }
+        // And an offer may not outlive it.
         let renewed;
         let offer = if offer.expires <= clock::now().saturating_add(OFFER_MARGIN_MS) {
             match self.renew(offer).await {
@@ -362,6 +354,7 @@ impl Run {
             // when all of it is paid and does not say which frame is the last.
             payer: Payer::new(offer.price, channel.signed, NanoTon::ZERO, needed),
             text: String::new(),
+            frames: 0,
             receipt: None,
         };
         let attempt = self.converse(offer, &accepted, &mut served, events).await;
@@ -372,6 +365,41 @@ impl Run {
         };
         self.close(channel.address, outcome, served.receipt).await;
         attempt
+    }
+
+    /// A channel for the job, and the most that the job can cost.
+    async fn lease_channel(&self, offer: &Offer) -> Result<(LeasedChannel, NanoTon), Attempt> {
+        let Some(needed) = offer.worst_cost() else {
+            return Err(Attempt::Again(
+                Outcome::Rejected(JobErrorCode::Overloaded),
+                GatewayError::WorkerFailed {
+                    peer: offer.worker,
+                    reason: "its price is beyond any amount".to_owned(),
+                },
+            ));
+        };
+        let lease = LeaseChannel {
+            job: self.job,
+            worker: offer.worker,
+            payout: offer.payout,
+            needed,
+        };
+        match ask(&self.parts.cashier, lease).await {
+            Ok(Ok(channel)) => Ok((channel, needed)),
+            Ok(Err(error)) => Err(payment_attempt(&error)),
+            Err(error) => Err(payment_attempt_text(error.to_string())),
+        }
+    }
+
+    /// Lets the worker have the slot back that it keeps for an offer which will not be taken up.
+    async fn give_back(&self, offer: &Offer) {
+        let unneeded = Unneeded {
+            worker: offer.worker,
+            offer: offer.id,
+        };
+        if let Err(error) = tell_surely(&self.parts.negotiator, unneeded).await {
+            debug!(%error, "an offer is left to expire");
+        }
     }
 
     /// The same worker's offer again, on terms no worse.
@@ -406,7 +434,7 @@ impl Run {
             outcome,
             receipt,
         };
-        match ask(&self.parts.cashier, close).await {
+        match ask_surely(&self.parts.cashier, close).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "job not closed in the ledger"),
             Err(error) => warn!(%error, "job not closed in the ledger"),
@@ -566,11 +594,17 @@ impl Run {
         tokens: u32,
         events: &JobEvents,
     ) -> Option<Attempt> {
+        // Every frame but the last brings a token: so text is bounded by what was agreed, and a
+        // worker cannot keep a job alive with frames of nothing.
+        served.frames = served.frames.saturating_add(1);
+        if served.frames > offer.max_output_tokens.saturating_add(1) {
+            return Some(self.lost(offer.worker, served, "it sends more frames than tokens"));
+        }
         let due = match served.payer.on_tokens(tokens) {
             Ok(due) => due,
             Err(error) => return Some(self.lost(offer.worker, served, &error.to_string())),
         };
-        if !self.delivered {
+        if !self.delivered && served.frames == 1 {
             let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.parts.metrics.first_token(Side::Client, elapsed);
         }
@@ -600,7 +634,7 @@ impl Run {
             channel: served.channel.address,
             cumulative,
         };
-        let signed = match ask(&self.parts.cashier, sign).await {
+        let signed = match ask_surely(&self.parts.cashier, sign).await {
             Ok(Ok(signed)) => signed,
             Ok(Err(error)) => {
                 return Some(self.end(
@@ -781,7 +815,17 @@ struct Served {
     channel: LeasedChannel,
     payer: Payer,
     text: String,
+    /// Frames of tokens that arrived.
+    frames: u32,
     receipt: Option<SignedReceipt>,
+}
+
+/// The asker is gone, and so is whoever could read the event.
+fn cancelled() -> (Outcome, JobEvent) {
+    (
+        Outcome::Cancelled,
+        JobEvent::Failed(GatewayError::ShuttingDown),
+    )
 }
 
 fn payment_attempt(error: &CashierError) -> Attempt {
