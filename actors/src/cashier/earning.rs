@@ -16,6 +16,7 @@ use cocoon_settlement::ledger::{WorkerLedger, WorkerSummary, check_voucher};
 use cocoon_settlement::store::RocksStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tracing::warn;
 
 /// What the books are kept with.
 pub struct Earning {
@@ -29,10 +30,19 @@ pub struct Earning {
     pub global_id: i32,
     /// Counters.
     pub metrics: Metrics,
+}
+
+/// The least time between a client's wish to close and the end of its channel. In it a worker that
+/// has just lost its machine must come back, have its newest batch confirmed, and claim.
+pub const LEAST_CLOSE_DELAY_S: u32 = 6 * 3600;
+
+/// A worker's books, and what of them is in use.
+pub(super) struct Books {
+    parts: Earning,
     /// Whether ledger and chain agree; until then nothing is served.
-    pub reconciled: bool,
+    reconciled: bool,
     /// Channels that carry a job, with the largest total each can pay.
-    pub serving: BTreeMap<TonAddress, NanoTon>,
+    serving: BTreeMap<TonAddress, NanoTon>,
 }
 
 /// What a job needs to know of the channel that pays it.
@@ -62,47 +72,74 @@ impl Query for OpenWorkerJob {
 impl Handler<Ask<OpenWorkerJob>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<OpenWorkerJob>, context: &mut Self::Context) {
-        let Some(earning) = &self.earning else {
+        let Some(books) = &self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        if !earning.reconciled {
+        if !books.reconciled {
             return reply.send(Err(CashierError::Unreconciled));
         }
-        if earning.serving.contains_key(&query.channel) {
+        if books.serving.contains_key(&query.channel) {
             return reply.send(Err(CashierError::InUse(query.channel)));
         }
-        let chain = Arc::clone(&earning.chain);
+        let chain = Arc::clone(&books.parts.chain);
         let look = async move { (fetch_channel(chain.as_ref(), query.channel).await, query) };
         context.spawn(look.into_actor(self).map(
             move |(state, query), cashier: &mut Self, _| {
-                let opened = match (&mut cashier.earning, state) {
-                    (Some(earning), Ok(Some(state))) => earning.open_job(&query, &state),
-                    (Some(_), Ok(None)) => Err(CashierError::NotOpen(query.channel)),
-                    (Some(_), Err(error)) => Err(error.into()),
-                    (None, _) => Err(CashierError::WrongRole),
+                let Some(books) = &mut cashier.earning else {
+                    return reply.send(Err(CashierError::WrongRole));
                 };
-                reply.send(opened);
+                let opened = match state {
+                    Ok(Some(state)) => books.open_job(&query, &state),
+                    Ok(None) => Err(CashierError::NotOpen(query.channel)),
+                    Err(error) => Err(error.into()),
+                };
+                // If the job is gone, so is its claim to the channel.
+                if let Err(Ok(_)) = reply.deliver(opened)
+                    && let Err(error) =
+                        books.close(&query.job, query.channel, Outcome::ClientLost, None)
+                {
+                    warn!(%error, "job not closed in the ledger");
+                }
             },
         ));
     }
 }
 
-impl Earning {
+impl Books {
+    pub(super) fn new(parts: Earning) -> Self {
+        Self {
+            parts,
+            reconciled: false,
+            serving: BTreeMap::new(),
+        }
+    }
+
     fn open_job(
         &mut self,
         query: &OpenWorkerJob,
         state: &ChannelState,
     ) -> Result<PayingChannel, CashierError> {
-        if state.terms.worker != self.payout {
+        if state.terms.worker != self.parts.payout {
             return Err(CashierError::NotOurs(state.address));
         }
         if !state.is_open() {
             return Err(CashierError::NotOpen(state.address));
         }
+        if state.terms.close_delay_s < LEAST_CLOSE_DELAY_S {
+            return Err(CashierError::ClosesTooSoon {
+                channel: state.address,
+                delay_s: state.terms.close_delay_s,
+                least_s: LEAST_CLOSE_DELAY_S,
+            });
+        }
+        // The chain was looked at without the lock that an actor is: look again.
+        if !self.reconciled {
+            return Err(CashierError::Unreconciled);
+        }
         if self.serving.contains_key(&state.address) {
             return Err(CashierError::InUse(state.address));
         }
-        let channel = self.ledger.register_channel(
+        let channel = self.parts.ledger.register_channel(
             state.address,
             query.client,
             state.terms.client_key,
@@ -118,42 +155,64 @@ impl Earning {
                 capacity,
             });
         }
-        self.ledger
+        self.parts
+            .ledger
             .open_job(query.job, query.client, state.address, clock::now())?;
         self.serving.insert(state.address, capacity);
         Ok(PayingChannel { held, capacity })
     }
 
-    fn accept(&self, signed: &SignedVoucher) -> Result<NanoTon, CashierError> {
-        let address = signed.voucher.channel;
-        let capacity = self.serving.get(&address).copied();
-        let channel = self.ledger.channel(&address)?;
+    fn accept(&self, query: &Accept) -> Result<NanoTon, CashierError> {
+        let Earning {
+            ledger, global_id, ..
+        } = &self.parts;
+        let capacity = self.serving.get(&query.channel).copied();
+        let channel = ledger.channel(&query.channel)?;
         let (Some(capacity), Some(channel)) = (capacity, channel) else {
-            return Err(CashierError::NotOpen(address));
+            return Err(CashierError::NotOpen(query.channel));
         };
-        let checked = check_voucher(signed, &channel, capacity, self.global_id)?;
-        let channel = self.ledger.accept_voucher(&checked)?;
+        let checked = check_voucher(&query.voucher, &channel, capacity, *global_id)?;
+        let channel = ledger.accept_voucher(&checked)?;
         failpoint::reached(failpoint::VOUCHER_STORED);
         Ok(channel.held_total())
+    }
+
+    fn close(
+        &mut self,
+        job: &JobId,
+        channel: TonAddress,
+        outcome: Outcome,
+        receipt: Option<&SignedReceipt>,
+    ) -> Result<(), CashierError> {
+        self.serving.remove(&channel);
+        self.parts
+            .ledger
+            .close_job(job, &outcome, receipt, clock::now())?;
+        Ok(())
     }
 }
 
 /// Takes a voucher. The answer, the total now held, is the proof that it is on disk.
 #[derive(Debug)]
-pub struct Accept(pub SignedVoucher);
+pub struct Accept {
+    /// The job's channel. A voucher for another one, good as it may be, does not pay this job.
+    pub channel: TonAddress,
+    /// The voucher.
+    pub voucher: SignedVoucher,
+}
 impl Query for Accept {
     type Answer = Result<NanoTon, CashierError>;
 }
 impl Handler<Ask<Accept>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<Accept>, _: &mut Self::Context) {
-        let Some(earning) = &self.earning else {
+        let Some(books) = &self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        let accepted = earning.accept(&query.0);
+        let accepted = books.accept(&query);
         match &accepted {
-            Ok(_) => earning.metrics.voucher(Side::Worker),
-            Err(_) => earning.metrics.voucher_refused(),
+            Ok(_) => books.parts.metrics.voucher(Side::Worker),
+            Err(_) => books.parts.metrics.voucher_refused(),
         }
         reply.send(accepted);
     }
@@ -177,17 +236,16 @@ impl Query for CloseWorkerJob {
 impl Handler<Ask<CloseWorkerJob>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<CloseWorkerJob>, _: &mut Self::Context) {
-        let Some(earning) = &mut self.earning else {
+        let Some(books) = &mut self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        earning.serving.remove(&query.channel);
-        let closed = earning.ledger.close_job(
-            &query.job,
-            &query.outcome,
-            query.receipt.as_ref(),
-            clock::now(),
-        );
-        reply.send(closed.map(drop).map_err(CashierError::from));
+        let CloseWorkerJob {
+            job,
+            channel,
+            outcome,
+            receipt,
+        } = query;
+        reply.send(books.close(&job, channel, outcome, receipt.as_ref()));
     }
 }
 
@@ -199,8 +257,8 @@ pub struct Reconciled(pub bool);
 impl Handler<Reconciled> for Cashier {
     type Result = ();
     fn handle(&mut self, Reconciled(reconciled): Reconciled, _: &mut Self::Context) {
-        if let Some(earning) = &mut self.earning {
-            earning.reconciled = reconciled;
+        if let Some(books) = &mut self.earning {
+            books.reconciled = reconciled;
         }
     }
 }
@@ -215,7 +273,7 @@ impl Handler<Ask<WorkerBooks>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { reply, .. }: Ask<WorkerBooks>, _: &mut Self::Context) {
         reply.send(match &self.earning {
-            Some(earning) => earning.ledger.summary().map_err(CashierError::from),
+            Some(books) => books.parts.ledger.summary().map_err(CashierError::from),
             None => Err(CashierError::WrongRole),
         });
     }

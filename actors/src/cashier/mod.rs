@@ -6,7 +6,10 @@
 //! the proof that it is.
 
 pub mod earning;
+mod opening;
 pub mod paying;
+
+pub use opening::CLOSE_DELAY_S;
 
 use crate::ask::Named;
 use actix::prelude::*;
@@ -17,26 +20,28 @@ use paying::Paying;
 
 /// See the module's doc.
 pub struct Cashier {
-    paying: Option<Paying>,
-    earning: Option<Earning>,
+    paying: Option<paying::Books>,
+    earning: Option<earning::Books>,
 }
 
 impl Cashier {
     /// A client's cashier.
-    #[must_use]
-    pub fn paying(paying: Paying) -> Self {
-        Self {
-            paying: Some(paying),
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub fn paying(parts: Paying) -> Result<Self, CashierError> {
+        Ok(Self {
+            paying: Some(paying::Books::new(parts)?),
             earning: None,
-        }
+        })
     }
 
     /// A worker's cashier.
     #[must_use]
-    pub fn earning(earning: Earning) -> Self {
+    pub fn earning(parts: Earning) -> Self {
         Self {
             paying: None,
-            earning: Some(earning),
+            earning: Some(earning::Books::new(parts)),
         }
     }
 }
@@ -72,6 +77,16 @@ pub enum CashierError {
     /// The channel is not on chain, or its opening was not seen in time.
     #[error("channel {0} is not open on chain")]
     NotOpen(cocoon_protocol::TonAddress),
+    /// The client could take its deposit back sooner than a voucher is surely claimed.
+    #[error("channel {channel} can be closed within {delay_s} s; {least_s} s are the least")]
+    ClosesTooSoon {
+        /// The channel.
+        channel: cocoon_protocol::TonAddress,
+        /// Between its client's wish to close and the end.
+        delay_s: u32,
+        /// What a worker needs.
+        least_s: u32,
+    },
     /// The channel pays somebody else.
     #[error("channel {0} does not pay this worker")]
     NotOurs(cocoon_protocol::TonAddress),
@@ -101,8 +116,17 @@ impl Named for Cashier {
 }
 impl Actor for Cashier {
     type Context = Context<Self>;
+    fn started(&mut self, context: &mut Self::Context) {
+        self.watch_openings(context);
+    }
 }
-impl Supervised for Cashier {}
+impl Supervised for Cashier {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        if let Some(books) = &mut self.paying {
+            books.restarting();
+        }
+    }
+}
 
 impl Handler<crate::supervision::Stop> for Cashier {
     type Result = ();

@@ -1,41 +1,35 @@
 //! The client's books: one open channel per job, vouchers signed as tokens arrive.
 
+use super::opening::{Finding, Opened, Unopened};
 use super::{Cashier, CashierError};
-use crate::ask::{Ask, Query};
+use crate::ask::{Ask, Query, Reply};
 use crate::clock;
 use crate::metrics::{Metrics, Side};
 use actix::prelude::*;
 use cocoon_protocol::job::Outcome;
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::voucher::SignedVoucher;
-use cocoon_protocol::{JobId, NanoTon, PeerId, PublicKey32, TonAddress};
-use cocoon_settlement::chain::{Chain, wait_for_transaction};
-use cocoon_settlement::contract::{
-    CHANNEL_RESERVE, ChannelTerms, MIN_CLAIM, fetch_channel, open_message,
-};
+use cocoon_protocol::{JobId, NanoTon, PeerId, TonAddress};
+use cocoon_settlement::chain::Chain;
+use cocoon_settlement::contract::{CHANNEL_RESERVE, MIN_CLAIM};
 use cocoon_settlement::ledger::{
-    ChannelOpening, ClientChannel, ClientChannelState, ClientLedger, ClientSummary, KeptReceipt,
-    LedgerError,
+    ClientChannel, ClientChannelState, ClientLedger, ClientSummary, KeptReceipt, LedgerError,
 };
 use cocoon_settlement::store::RocksStore;
 use cocoon_settlement::wallet::Wallet;
 use ed25519_dalek::SigningKey;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-/// Channels to one worker; each carries one job at a time.
+/// Channels to one worker that carry a job or are being opened; each carries one job at a time.
 pub const MAX_CHANNELS_PER_WORKER: usize = 4;
-/// Time that a worker has to claim once the client wants its deposit back, seconds.
-pub const CLOSE_DELAY_S: u32 = 86_400;
-/// Longest wait for a channel's opening to be seen on chain.
-const OPENING_LIMIT: Duration = Duration::from_secs(30);
-/// Validity of a wallet's message, seconds.
-const OPENING_TTL_S: u32 = 60;
 /// Gas of deploying a channel, generously; what is not used stays in the channel.
 const OPENING_GAS: NanoTon = NanoTon::from_nano(2_000_000);
+/// Pause between two looks at openings in doubt.
+const DOUBT_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the books are kept with.
 #[derive(Clone)]
@@ -56,8 +50,26 @@ pub struct Paying {
     pub deposit: NanoTon,
     /// Counters.
     pub metrics: Metrics,
+}
+
+impl Paying {
+    /// What a channel keeps of its deposit and never pays out.
+    pub(super) fn kept(&self) -> NanoTon {
+        CHANNEL_RESERVE.saturating_add(OPENING_GAS)
+    }
+}
+
+/// A client's books, and what of them is in use.
+pub(super) struct Books {
+    pub(super) parts: Paying,
     /// Channels that carry a job now.
-    pub leased: BTreeSet<TonAddress>,
+    leased: BTreeSet<TonAddress>,
+    /// Openings that run now, by worker.
+    opening: BTreeMap<PeerId, usize>,
+    /// Openings that have ended without a result, here or before the last crash.
+    in_doubt: BTreeMap<TonAddress, PeerId>,
+    /// Whether somebody looks at those right now.
+    looking: bool,
 }
 
 /// A channel that is open on chain and carries this job alone until it is closed.
@@ -99,23 +111,21 @@ impl Query for LeaseChannel {
 impl Handler<Ask<LeaseChannel>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<LeaseChannel>, context: &mut Self::Context) {
-        let Some(paying) = &mut self.paying else {
+        let Some(books) = &mut self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        match paying.ready_channel(&query) {
+        match books.ready_channel(&query) {
             Err(error) => reply.send(Err(error)),
-            Ok(Some(channel)) => reply.send(paying.lease(&query, &channel)),
+            Ok(Some(channel)) => books.hand_over(&query, &channel, reply),
             Ok(None) => {
-                let books = paying.clone();
-                let opening = async move { (books.open(&query).await, query) };
+                let count = books.opening.entry(query.worker).or_insert(0);
+                *count = count.saturating_add(1);
+                let parts = books.parts.clone();
+                let opening = async move { (parts.open(&query).await, query) };
                 context.spawn(opening.into_actor(self).map(
-                    move |(opened, query), cashier: &mut Self, _| {
-                        let leased = match (&mut cashier.paying, opened) {
-                            (Some(paying), Ok(channel)) => paying.lease(&query, &channel),
-                            (_, Err(error)) => Err(error),
-                            (None, _) => Err(CashierError::WrongRole),
-                        };
-                        reply.send(leased);
+                    move |(opened, query), cashier: &mut Self, _| match &mut cashier.paying {
+                        Some(books) => books.opening_ended(&query, opened, reply),
+                        None => reply.send(Err(CashierError::WrongRole)),
                     },
                 ));
             }
@@ -123,32 +133,55 @@ impl Handler<Ask<LeaseChannel>> for Cashier {
     }
 }
 
-impl Paying {
-    /// An open channel that carries no job and can pay for this one.
+impl Books {
+    /// Books that go on from what the ledger holds.
+    pub(super) fn new(parts: Paying) -> Result<Self, LedgerError> {
+        let in_doubt = unfinished_openings(&parts)?;
+        Ok(Self {
+            parts,
+            leased: BTreeSet::new(),
+            opening: BTreeMap::new(),
+            in_doubt,
+            looking: false,
+        })
+    }
+
+    /// The futures that opened and looked are gone; the jobs and their channels are not.
+    pub(super) fn restarting(&mut self) {
+        self.opening.clear();
+        self.looking = false;
+        match unfinished_openings(&self.parts) {
+            Ok(in_doubt) => self.in_doubt = in_doubt,
+            Err(failure) => {
+                // A ledger that cannot be read is no state to pay from.
+                error!(error = %failure, "the ledger cannot be read; ending the process");
+                std::process::abort();
+            }
+        }
+    }
+
+    /// An open channel that carries no job and can pay for this one; `None` to open another.
     fn ready_channel(&self, query: &LeaseChannel) -> Result<Option<ClientChannel>, CashierError> {
-        let usable = self.deposit.saturating_sub(self.kept());
-        if query.needed > usable {
+        let deposit = self.parts.deposit;
+        if query.needed > deposit.saturating_sub(self.parts.kept()) {
             return Err(CashierError::DepositTooSmall {
                 needed: query.needed,
-                deposit: self.deposit,
+                deposit,
             });
         }
-        let channels = self.ledger.channels_with(&query.worker)?;
-        let open: Vec<_> = channels
-            .into_iter()
-            .filter(|channel| channel.state == ClientChannelState::Open)
-            .collect();
-        if let Some(channel) = open.iter().find(|channel| {
-            channel.terms.worker == query.payout
+        let mut busy = self.opening.get(&query.worker).copied().unwrap_or(0);
+        let in_doubt = self.in_doubt.values().filter(|peer| **peer == query.worker);
+        busy = busy.saturating_add(in_doubt.count());
+        for channel in self.parts.ledger.channels_with(&query.worker)? {
+            if self.leased.contains(&channel.address) {
+                busy = busy.saturating_add(1);
+            } else if channel.state == ClientChannelState::Open
+                && channel.terms.worker == query.payout
                 && channel.available() >= query.needed
-                && !self.leased.contains(&channel.address)
-        }) {
-            return Ok(Some(channel.clone()));
+            {
+                return Ok(Some(channel));
+            }
         }
-        let busy = open
-            .iter()
-            .filter(|channel| self.leased.contains(&channel.address))
-            .count();
         if busy >= MAX_CHANNELS_PER_WORKER {
             return Err(CashierError::ChannelsBusy {
                 worker: query.worker,
@@ -158,9 +191,54 @@ impl Paying {
         Ok(None)
     }
 
-    /// What a channel keeps of its deposit and never pays out.
-    fn kept(&self) -> NanoTon {
-        CHANNEL_RESERVE.saturating_add(OPENING_GAS)
+    fn opening_ended(
+        &mut self,
+        query: &LeaseChannel,
+        opened: Result<Opened, Unopened>,
+        reply: Reply<Result<LeasedChannel, CashierError>>,
+    ) {
+        if let Some(count) = self.opening.get_mut(&query.worker) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.opening.remove(&query.worker);
+            }
+        }
+        let opened = match opened {
+            // In the same breath as the lease: nobody else may take it in between.
+            Ok(Opened { address, deposit }) => self
+                .parts
+                .ledger
+                .record_open(&address, deposit)
+                .map_err(|error| Unopened {
+                    error: error.into(),
+                    in_doubt: Some(address),
+                }),
+            Err(unopened) => Err(unopened),
+        };
+        match opened {
+            Ok(channel) => self.hand_over(query, &channel, reply),
+            Err(Unopened { error, in_doubt }) => {
+                if let Some(address) = in_doubt {
+                    warn!(channel = %address, %error, "whether a channel opened is not known yet");
+                    self.in_doubt.insert(address, query.worker);
+                }
+                reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Leases a channel to a job; if nobody waits for it any more, it is free again.
+    fn hand_over(
+        &mut self,
+        query: &LeaseChannel,
+        channel: &ClientChannel,
+        reply: Reply<Result<LeasedChannel, CashierError>>,
+    ) {
+        if let Err(Ok(leased)) = reply.deliver(self.lease(query, channel))
+            && let Err(error) = self.close(&query.job, leased.address, Outcome::Cancelled, None)
+        {
+            warn!(%error, "job not closed in the ledger");
+        }
     }
 
     fn lease(
@@ -171,98 +249,100 @@ impl Paying {
         if self.leased.contains(&channel.address) {
             return Err(CashierError::InUse(channel.address));
         }
-        self.ledger
+        self.parts
+            .ledger
             .open_job(query.job, query.worker, channel.address, clock::now())?;
         self.leased.insert(channel.address);
         Ok(LeasedChannel::from(channel))
     }
 
-    /// Opens a channel on chain. The ledger knows of it before the chain does, so that a crash in
-    /// between leaves no forgotten deposit.
-    async fn open(&self, query: &LeaseChannel) -> Result<ClientChannel, CashierError> {
-        let wallet = self.wallet.lock().await;
-        let terms = ChannelTerms {
-            client: self.address,
-            worker: query.payout,
-            client_key: PublicKey32::from_bytes(self.key.verifying_key().to_bytes()),
-            nonce: self.ledger.next_nonce(&query.payout)?,
-            close_delay_s: CLOSE_DELAY_S,
-        };
-        let address = terms.address()?;
-        let head = self.chain.head().await?;
-        self.ledger.open_channel(
-            ChannelOpening {
-                worker: query.worker,
-                address,
-                terms,
-                deposit: self.deposit,
-                reserve: self.kept(),
-                valid_until: head.unix.saturating_add(OPENING_TTL_S),
-            },
-            clock::now(),
-        )?;
-        info!(worker = %query.worker, channel = %address, deposit = %self.deposit, "opening a channel");
-        let message = open_message(&terms, self.deposit)?;
-        let (hash, before) = wallet.submit(self.chain.as_ref(), &[message]).await?;
-        self.ledger.record_opening_sent(&address, hash)?;
-        wait_for_transaction(
-            self.chain.as_ref(),
-            self.address,
-            hash,
-            before,
-            OPENING_LIMIT,
-        )
-        .await?;
-        drop(wallet);
-        self.confirm(address).await
+    fn close(
+        &mut self,
+        job: &JobId,
+        channel: TonAddress,
+        outcome: Outcome,
+        receipt: Option<&SignedReceipt>,
+    ) -> Result<(), CashierError> {
+        self.leased.remove(&channel);
+        self.parts
+            .ledger
+            .close_job(job, &outcome, receipt, clock::now())?;
+        Ok(())
     }
 
-    /// Waits until the channel is seen on chain.
-    async fn confirm(&self, address: TonAddress) -> Result<ClientChannel, CashierError> {
-        let patience = tokio::time::Instant::now()
-            .checked_add(OPENING_LIMIT)
-            .unwrap_or_else(tokio::time::Instant::now);
-        loop {
-            if let Some(state) = fetch_channel(self.chain.as_ref(), address).await? {
-                let deposit = state.claimed.saturating_add(state.balance);
-                return Ok(self.ledger.record_open(&address, deposit)?);
+    fn apply(&mut self, finding: Finding) -> Result<(), LedgerError> {
+        match finding {
+            Finding::StillInDoubt => {}
+            Finding::Open(Opened { address, deposit }) => {
+                self.parts.ledger.record_open(&address, deposit)?;
+                self.in_doubt.remove(&address);
+                info!(channel = %address, "a channel in doubt has opened");
             }
-            if tokio::time::Instant::now() >= patience {
-                return Err(CashierError::NotOpen(address));
+            Finding::Never(address) => {
+                self.parts.ledger.record_closed(&address)?;
+                self.in_doubt.remove(&address);
+                info!(channel = %address, "the opening of a channel has lapsed; nothing was paid");
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        Ok(())
     }
 }
 
-/// Goes over channels whose opening was under way when the process died.
-///
-/// # Errors
-/// If the ledger or the chain fails.
-pub async fn reconcile(paying: &Paying) -> Result<(), CashierError> {
-    let mut opening = Vec::new();
-    paying.ledger.for_each_channel(|channel| {
-        if let ClientChannelState::Opening { valid_until, .. } = channel.state {
-            opening.push((channel.address, valid_until));
+fn unfinished_openings(parts: &Paying) -> Result<BTreeMap<TonAddress, PeerId>, LedgerError> {
+    let mut unfinished = BTreeMap::new();
+    parts.ledger.for_each_channel(|channel| {
+        if let ClientChannelState::Opening { .. } = channel.state {
+            unfinished.insert(channel.address, channel.worker);
         }
-        Ok::<_, LedgerError>(())
+        Ok(())
     })?;
-    for (address, valid_until) in opening {
-        let head = paying.chain.head().await?;
-        match fetch_channel(paying.chain.as_ref(), address).await? {
-            Some(state) => {
-                let deposit = state.claimed.saturating_add(state.balance);
-                paying.ledger.record_open(&address, deposit)?;
-                info!(channel = %address, "a channel opened while this node was down");
-            }
-            None if head.unix > valid_until => {
-                paying.ledger.record_closed(&address)?;
-                warn!(channel = %address, "the opening of a channel has lapsed; nothing was paid");
-            }
-            None => warn!(channel = %address, "a channel is still being opened"),
+    Ok(unfinished)
+}
+
+impl Cashier {
+    /// Looks at openings in doubt, now and from time to time.
+    pub(super) fn watch_openings(&mut self, context: &mut Context<Self>) {
+        if self.paying.is_some() {
+            self.look_at_openings(context);
+            context.run_interval(DOUBT_PAUSE, Self::look_at_openings);
         }
     }
-    Ok(())
+
+    fn look_at_openings(&mut self, context: &mut Context<Self>) {
+        let Some(books) = &mut self.paying else {
+            return;
+        };
+        if books.looking || books.in_doubt.is_empty() {
+            return;
+        }
+        books.looking = true;
+        let parts = books.parts.clone();
+        let doubtful: Vec<_> = books.in_doubt.keys().copied().collect();
+        let looking = async move {
+            let mut findings = Vec::new();
+            for address in doubtful {
+                if let Some(channel) = parts.ledger.channel(&address)? {
+                    findings.push(parts.look_at(&channel).await?);
+                }
+            }
+            Ok::<_, CashierError>(findings)
+        };
+        context.spawn(looking.into_actor(self).map(|found, cashier: &mut Self, _| {
+            let Some(books) = &mut cashier.paying else {
+                return;
+            };
+            books.looking = false;
+            let applied = found.and_then(|findings| {
+                findings
+                    .into_iter()
+                    .try_for_each(|finding| books.apply(finding))
+                    .map_err(CashierError::from)
+            });
+            if let Err(error) = applied {
+                warn!(%error, "openings in doubt could not be looked at");
+            }
+        }));
+    }
 }
 
 /// Signs a larger total. The answer is the proof that it is on disk.
@@ -279,7 +359,7 @@ impl Query for Sign {
 impl Handler<Ask<Sign>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<Sign>, _: &mut Self::Context) {
-        let Some(paying) = &self.paying else {
+        let Some(Books { parts: paying, .. }) = &self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
         let signed = paying.ledger.sign_voucher(
@@ -314,17 +394,16 @@ impl Query for CloseClientJob {
 impl Handler<Ask<CloseClientJob>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<CloseClientJob>, _: &mut Self::Context) {
-        let Some(paying) = &mut self.paying else {
+        let Some(books) = &mut self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        paying.leased.remove(&query.channel);
-        let closed = paying.ledger.close_job(
-            &query.job,
-            &query.outcome,
-            query.receipt.as_ref(),
-            clock::now(),
-        );
-        reply.send(closed.map(drop).map_err(CashierError::from));
+        let CloseClientJob {
+            job,
+            channel,
+            outcome,
+            receipt,
+        } = query;
+        reply.send(books.close(&job, channel, outcome, receipt.as_ref()));
     }
 }
 
@@ -338,7 +417,7 @@ impl Handler<Ask<FindReceipt>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { query, reply }: Ask<FindReceipt>, _: &mut Self::Context) {
         reply.send(match &self.paying {
-            Some(paying) => paying.ledger.receipt(&query.0).map_err(CashierError::from),
+            Some(books) => books.parts.ledger.receipt(&query.0).map_err(CashierError::from),
             None => Err(CashierError::WrongRole),
         });
     }
@@ -358,7 +437,8 @@ impl Handler<Ask<ListReceipts>> for Cashier {
     fn handle(&mut self, Ask { reply, .. }: Ask<ListReceipts>, _: &mut Self::Context) {
         let first = JobId::from_bytes([0; 16]);
         reply.send(match &self.paying {
-            Some(paying) => paying
+            Some(books) => books
+                .parts
                 .ledger
                 .receipts(&first, MAX_RECEIPTS_LISTED)
                 .map_err(CashierError::from),
@@ -377,7 +457,7 @@ impl Handler<Ask<ClientBooks>> for Cashier {
     type Result = ();
     fn handle(&mut self, Ask { reply, .. }: Ask<ClientBooks>, _: &mut Self::Context) {
         reply.send(match &self.paying {
-            Some(paying) => paying.ledger.summary().map_err(CashierError::from),
+            Some(books) => books.parts.ledger.summary().map_err(CashierError::from),
             None => Err(CashierError::WrongRole),
         });
     }

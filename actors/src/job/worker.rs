@@ -7,9 +7,9 @@
 //!        ─► receipt, durable ─► Finished ─► Done
 //! ```
 
-use crate::ask::{Address, ask, tell};
+use crate::ask::{Address, ask, ask_surely, tell_surely};
 use crate::attestor::{Attestor, Enclave, Enclaves, binding};
-use crate::cashier::earning::{Accept, CloseWorkerJob, OpenWorkerJob};
+use crate::cashier::earning::{Accept, CloseWorkerJob, OpenWorkerJob, PayingChannel};
 use crate::cashier::{Cashier, CashierError};
 use crate::clock;
 use crate::engine::{Engine, Generate, StartError, Started};
@@ -25,16 +25,21 @@ use cocoon_protocol::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
 };
 use cocoon_protocol::metering::Payee;
-use cocoon_protocol::negotiation::{Lease, RedeemError};
+use cocoon_protocol::negotiation::{Lease, Offer, RedeemError};
 use cocoon_protocol::receipt::{Ending, Receipt, SignedReceipt};
 use cocoon_protocol::units::UnixMillis;
+use cocoon_protocol::voucher::SignedVoucher;
 use cocoon_protocol::{Digest, NanoTon, PeerId, PublicKey32};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument, debug, info, info_span, warn};
+
+/// Vouchers that a client may send beyond one for each frame: the newest of the job before, and one
+/// with which it ends this job early.
+const SPARE_VOUCHERS: u32 = 2;
 
 /// What a worker's jobs are done with.
 #[derive(Clone)]
@@ -170,7 +175,7 @@ impl Job {
         self.parts
             .metrics
             .job_ended(Side::Worker, outcome.label());
-        if let Err(error) = tell(&self.parts.negotiator, Release(lease.id)) {
+        if let Err(error) = tell_surely(&self.parts.negotiator, Release(lease.id)).await {
             warn!(%error, %offer_id, "slot not released");
         }
     }
@@ -200,37 +205,54 @@ impl Job {
     async fn leased(&mut self, lease: &Lease) -> Outcome {
         let _running = self.parts.metrics.running(Side::Worker);
         match self.prepare(lease).await {
-            Err(error) => {
+            Err((outcome, error)) => {
                 info!(code = error.code.label(), message = %error.message, "job refused");
-                let outcome = Outcome::Rejected(error.code);
-                self.say_failed(error, None).await;
+                if outcome != Outcome::ClientLost {
+                    self.say_failed(error, None).await;
+                }
                 outcome
             }
             Ok((started, payee)) => {
+                let Started {
+                    prompt_tokens,
+                    mut steps,
+                    ended,
+                } = started;
                 let mut serving = Serving {
                     lease,
-                    prompt_tokens: started.prompt_tokens,
+                    prompt_tokens,
                     payee,
                     text: String::new(),
-                    first_token: None,
+                    frames: 0,
+                    vouchers: 0,
+                    fault: None,
                 };
-                let ending = self.serve(started, &mut serving).await;
-                self.close(&serving, ending).await
+                let ending = self.serve(&mut steps, &mut serving).await;
+                drop(steps);
+                let outcome = self.close(serving, ending).await;
+                // The slot that the negotiator gives away next must be free at the engine too.
+                let _ = ended.await;
+                outcome
             }
         }
     }
 
-    /// Everything that can be refused, and nothing that costs much before something cheap.
-    async fn prepare(&mut self, lease: &Lease) -> Result<(Started, Payee), Refused> {
+    /// Everything that can be refused, and nothing that costs much before something cheap. What
+    /// was opened in the ledger is closed there with the outcome that is returned.
+    async fn prepare(&mut self, lease: &Lease) -> Result<(Started, Payee), (Outcome, Refused)> {
+        let rejected = |error: Refused| (Outcome::Rejected(error.code), error);
         let chat = JobSubmission::decode(&self.request.chat)
-            .map_err(|error| refuse(JobErrorCode::BadRequest, error))?;
+            .map_err(|error| rejected(refuse(JobErrorCode::BadRequest, error)))?;
         if chat.model != lease.offer.model {
-            return Err(refuse(
+            return Err(rejected(refuse(
                 JobErrorCode::BadRequest,
                 "the request is for another model than the offer",
-            ));
+            )));
         }
-        let needed = lease.offer.worst_cost().unwrap_or(NanoTon::from_nano(u64::MAX));
+        let needed = lease
+            .offer
+            .worst_cost()
+            .unwrap_or(NanoTon::from_nano(u64::MAX));
         let (messages, mut sampling) = to_engine(&chat);
         sampling.max_tokens = sampling.max_tokens.min(lease.offer.max_output_tokens);
         let open = OpenWorkerJob {
@@ -241,53 +263,59 @@ impl Job {
         };
         let channel = ask(&self.parts.cashier, open)
             .await
-            .map_err(|error| refuse(JobErrorCode::Overloaded, error))?
-            .map_err(|error| cashier_error(&error))?;
+            .map_err(|error| rejected(refuse(JobErrorCode::Overloaded, error)))?
+            .map_err(|error| rejected(cashier_error(&error)))?;
         let generate = Generate {
             messages,
             sampling,
             max_prompt_tokens: lease.offer.max_prompt_tokens,
         };
-        let started = match ask(&self.parts.engine, generate).await {
-            Ok(Ok(started)) => Ok(started),
-            Ok(Err(error)) => Err(start_error(&error)),
-            Err(error) => Err(refuse(JobErrorCode::Overloaded, error)),
+        let accepted = match ask(&self.parts.engine, generate).await {
+            Ok(Ok(started)) => self.accept(lease, &channel, started).await,
+            Ok(Err(error)) => Err(rejected(start_error(&error))),
+            Err(error) => Err(rejected(refuse(JobErrorCode::Overloaded, error))),
         };
-        match started {
-            Ok(started) => {
-                let offer = &lease.offer;
-                let mut payee =
-                    Payee::new(offer.price, channel.held, channel.held, offer.credit_window);
-                if let Err(error) = payee.on_accepted(started.prompt_tokens) {
-                    self.close_unserved(Outcome::EngineFailed).await;
-                    return Err(refuse(JobErrorCode::Internal, error));
-                }
-                let accepted = WorkerFrame::Accepted {
-                    prompt_tokens: started.prompt_tokens,
-                    paid_so_far: channel.held,
-                };
-                if let Err(error) = self.pipe.send(&accepted.encode()).await {
-                    self.close_unserved(Outcome::ClientLost).await;
-                    return Err(refuse(JobErrorCode::Internal, error));
-                }
-                Ok((started, payee))
-            }
-            Err(refused) => {
-                self.close_unserved(Outcome::Rejected(refused.code)).await;
-                Err(refused)
-            }
+        if let Err((outcome, _)) = &accepted {
+            self.close_in_ledger(*outcome, None).await;
+        }
+        accepted
+    }
+
+    /// Tells the client that the job begins.
+    async fn accept(
+        &mut self,
+        lease: &Lease,
+        channel: &PayingChannel,
+        started: Started,
+    ) -> Result<(Started, Payee), (Outcome, Refused)> {
+        let Offer {
+            price,
+            credit_window,
+            ..
+        } = lease.offer;
+        let mut payee = Payee::new(price, channel.held, channel.held, credit_window);
+        payee
+            .on_accepted(started.prompt_tokens)
+            .map_err(|error| (Outcome::EngineFailed, refuse(JobErrorCode::Internal, error)))?;
+        let frame = WorkerFrame::Accepted {
+            prompt_tokens: started.prompt_tokens,
+            paid_so_far: channel.held,
+        };
+        match self.pipe.send(&frame.encode()).await {
+            Ok(()) => Ok((started, payee)),
+            Err(error) => Err((Outcome::ClientLost, refuse(JobErrorCode::Internal, error))),
         }
     }
 
-    /// The job was noted in the ledger and nothing was served.
-    async fn close_unserved(&mut self, outcome: Outcome) {
+    /// Ends the job in the ledger, and frees its channel.
+    async fn close_in_ledger(&mut self, outcome: Outcome, receipt: Option<SignedReceipt>) {
         let close = CloseWorkerJob {
             job: self.request.job,
             channel: self.request.channel,
             outcome,
-            receipt: None,
+            receipt,
         };
-        match ask(&self.parts.cashier, close).await {
+        match ask_surely(&self.parts.cashier, close).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "job not closed in the ledger"),
             Err(error) => warn!(%error, "job not closed in the ledger"),
@@ -295,8 +323,11 @@ impl Job {
     }
 
     /// Tokens out, vouchers in.
-    async fn serve(&mut self, started: Started, serving: &mut Serving<'_>) -> Ending {
-        let Started { mut steps, .. } = started;
+    async fn serve(
+        &mut self,
+        steps: &mut mpsc::Receiver<Result<Step, EngineError>>,
+        serving: &mut Serving<'_>,
+    ) -> Ending {
         let mut frame = Frame::default();
         loop {
             tokio::select! {
@@ -334,15 +365,17 @@ impl Job {
         if tokens == 0 && text.is_empty() {
             return None;
         }
+        let deadline = voucher_deadline();
         while !serving.payee.may_send(tokens) {
-            if let Some(ending) = self.await_voucher(serving).await {
+            if let Some(ending) = self.await_voucher(serving, deadline).await {
                 return Some(ending);
             }
         }
-        serving.first_token.get_or_insert_with(|| {
+        if serving.frames == 0 {
             let elapsed = clock::now().saturating_since(self.started);
             self.parts.metrics.first_token(Side::Worker, elapsed);
-        });
+        }
+        serving.frames = serving.frames.saturating_add(1);
         if let Err(error) = serving.payee.sent(tokens) {
             warn!(%error, "tokens beyond the credit window");
             return Some(Ending::PaymentStalled);
@@ -364,16 +397,23 @@ impl Job {
 
     /// Waits for the voucher that pays for the last tokens.
     async fn settle_up(&mut self, serving: &mut Serving<'_>, ending: Ending) -> Ending {
+        let deadline = voucher_deadline();
         while serving.payee.unpaid() > NanoTon::ZERO {
-            if let Some(broken) = self.await_voucher(serving).await {
+            if let Some(broken) = self.await_voucher(serving, deadline).await {
                 return broken;
             }
         }
         ending
     }
 
-    async fn await_voucher(&mut self, serving: &mut Serving<'_>) -> Option<Ending> {
-        match timeout(VOUCHER_LIMIT, self.pipe.receive()).await {
+    /// The deadline is that of all the vouchers that are waited for together: many small ones do
+    /// not keep a slot longer than none.
+    async fn await_voucher(
+        &mut self,
+        serving: &mut Serving<'_>,
+        deadline: Instant,
+    ) -> Option<Ending> {
+        match timeout_at(deadline, self.pipe.receive()).await {
             Ok(received) => self.on_frame(received, serving).await,
             Err(_) => Some(Ending::PaymentStalled),
         }
@@ -394,38 +434,55 @@ impl Job {
             }
         };
         match ClientFrame::decode(&frame) {
-            Ok(ClientFrame::Voucher(signed)) => {
-                // Durable first; only then does it count.
-                match ask(&self.parts.cashier, Accept(signed)).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => {
-                        warn!(%error, "voucher refused");
-                        return Some(Ending::PaymentStalled);
-                    }
-                    Err(error) => {
-                        warn!(%error, "voucher not stored");
-                        return Some(Ending::PaymentStalled);
-                    }
-                }
-                match serving.payee.on_voucher(signed.voucher.cumulative) {
-                    Ok(_) => None,
-                    Err(error) => {
-                        warn!(%error, "voucher refused");
-                        Some(Ending::PaymentStalled)
-                    }
-                }
-            }
+            Ok(ClientFrame::Voucher(voucher)) => self.on_voucher(voucher, serving).await,
             Ok(ClientFrame::Cancel) => Some(Ending::Cancelled),
-            Ok(ClientFrame::Done) => None,
-            Ok(ClientFrame::Job(_)) | Err(_) => {
+            // There is nothing to be done with before the receipt.
+            Ok(ClientFrame::Job(_) | ClientFrame::Done) | Err(_) => {
                 debug!("the client broke the session's rules");
                 Some(Ending::ClientLost)
             }
         }
     }
 
+    async fn on_voucher(
+        &mut self,
+        voucher: SignedVoucher,
+        serving: &mut Serving<'_>,
+    ) -> Option<Ending> {
+        // Each costs a write to the disk, and comes before the next step of the model.
+        serving.vouchers = serving.vouchers.saturating_add(1);
+        if serving.vouchers > serving.frames.saturating_add(SPARE_VOUCHERS) {
+            serving.fault = Some("more vouchers than there was to pay for".to_owned());
+            return Some(Ending::PaymentStalled);
+        }
+        let accept = Accept {
+            channel: self.request.channel,
+            voucher,
+        };
+        // Durable first; only then does it count.
+        let stored = match ask_surely(&self.parts.cashier, accept).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let counted = stored.and_then(|()| {
+            serving
+                .payee
+                .on_voucher(voucher.voucher.cumulative)
+                .map_err(|error| error.to_string())
+        });
+        match counted {
+            Ok(_) => None,
+            Err(error) => {
+                warn!(%error, "voucher refused");
+                serving.fault = Some(error);
+                Some(Ending::PaymentStalled)
+            }
+        }
+    }
+
     /// Receipt, outcome, and the last words.
-    async fn close(&mut self, serving: &Serving<'_>, ending: Ending) -> Outcome {
+    async fn close(&mut self, serving: Serving<'_>, ending: Ending) -> Outcome {
         let outcome = match ending {
             Ending::Stop | Ending::Length => Outcome::Completed,
             Ending::Cancelled => Outcome::Cancelled,
@@ -434,60 +491,48 @@ impl Job {
             Ending::EngineFailed => Outcome::EngineFailed,
             Ending::ShutDown => Outcome::Rejected(JobErrorCode::ShuttingDown),
         };
-        self.parts.metrics.count_tokens(
-            Side::Worker,
-            TokenKind::Prompt,
-            serving.prompt_tokens,
-        );
-        let receipt = match self.receipt(serving, ending) {
-            Ok(receipt) => Some(receipt),
-            Err(error) => {
-                warn!(%error, "no receipt");
-                None
-            }
-        };
-        let close = CloseWorkerJob {
-            job: self.request.job,
-            channel: self.request.channel,
-            outcome,
-            receipt: receipt.clone(),
-        };
-        match ask(&self.parts.cashier, close).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "job not closed in the ledger"),
-            Err(error) => warn!(%error, "job not closed in the ledger"),
-        }
-        let Some(receipt) = receipt else {
-            return outcome;
-        };
         let finish = match ending {
             Ending::Stop => Some(FinishReason::Stop),
             Ending::Length => Some(FinishReason::Length),
             Ending::Cancelled => Some(FinishReason::Cancelled),
             _ => None,
         };
-        match finish {
-            Some(finish) => {
-                let frame = WorkerFrame::Finished { finish, receipt };
-                if self.pipe.send(&frame.encode()).await.is_ok() && self.pipe.finish().await.is_ok()
-                {
-                    // The client closes when it holds the receipt; it is on our disk either way.
-                    let _ = timeout(HANDSHAKE_LIMIT, self.pipe.receive()).await;
+        self.parts.metrics.count_tokens(
+            Side::Worker,
+            TokenKind::Prompt,
+            serving.prompt_tokens,
+        );
+        // A job that failed before it cost anything leaves no receipt.
+        let receipt = if finish.is_none() && serving.payee.output_tokens() == 0 {
+            None
+        } else {
+            match self.receipt(&serving, ending) {
+                Ok(receipt) => Some(receipt),
+                Err(error) => {
+                    warn!(%error, "no receipt");
+                    None
                 }
             }
-            None => {
-                let (code, message) = match ending {
-                    Ending::PaymentStalled => (
-                        JobErrorCode::CreditExhausted,
-                        "no voucher came that pays for more",
-                    ),
-                    Ending::ShutDown => (JobErrorCode::ShuttingDown, "the worker is going away"),
-                    _ => (JobErrorCode::Internal, "the engine failed"),
-                };
-                self.say_failed(refuse(code, message), Some(&receipt)).await;
+        };
+        self.close_in_ledger(outcome, receipt.clone()).await;
+        match (finish, receipt) {
+            // Nobody is there to hear.
+            _ if ending == Ending::ClientLost => {}
+            (Some(finish), Some(receipt)) => self.say_finished(finish, receipt).await,
+            (_, receipt) => {
+                let error = last_words(ending, serving.fault);
+                self.say_failed(error, receipt.as_ref()).await;
             }
         }
         outcome
+    }
+
+    async fn say_finished(&mut self, finish: FinishReason, receipt: SignedReceipt) {
+        let frame = WorkerFrame::Finished { finish, receipt };
+        if self.pipe.send(&frame.encode()).await.is_ok() && self.pipe.finish().await.is_ok() {
+            // The client closes when it holds the receipt; it is on our disk either way.
+            let _ = timeout(HANDSHAKE_LIMIT, self.pipe.receive()).await;
+        }
     }
 
     fn receipt(
@@ -528,7 +573,12 @@ struct Serving<'a> {
     prompt_tokens: u32,
     payee: Payee,
     text: String,
-    first_token: Option<()>,
+    /// Frames of tokens sent.
+    frames: u32,
+    /// Vouchers received.
+    vouchers: u32,
+    /// What was wrong with the last one.
+    fault: Option<String>,
 }
 
 /// Tokens gathered for the next frame.
@@ -543,6 +593,25 @@ impl Frame {
         self.text.push_str(&step.text);
         self.tokens = self.tokens.saturating_add(step.tokens);
         step.finish
+    }
+}
+
+fn voucher_deadline() -> Instant {
+    let now = Instant::now();
+    now.checked_add(VOUCHER_LIMIT).unwrap_or(now)
+}
+
+/// What a client hears of a job that did not finish.
+fn last_words(ending: Ending, fault: Option<String>) -> Refused {
+    match (ending, fault) {
+        (Ending::PaymentStalled, Some(fault)) => refuse(JobErrorCode::VoucherInvalid, fault),
+        (Ending::PaymentStalled, None) => refuse(
+            JobErrorCode::CreditExhausted,
+            "no voucher came that pays for more",
+        ),
+        (Ending::ShutDown, _) => refuse(JobErrorCode::ShuttingDown, "the worker is going away"),
+        (Ending::EngineFailed, _) => refuse(JobErrorCode::Internal, "the engine failed"),
+        _ => refuse(JobErrorCode::Internal, "no receipt could be made"),
     }
 }
 
@@ -568,6 +637,10 @@ fn start_error(error: &StartError) -> Refused {
             JobErrorCode::ContextTooLong
         }
         StartError::Engine(EngineError::EmptyMessages) => JobErrorCode::BadRequest,
+        StartError::Engine(EngineError::Template(_) | EngineError::Tokenizer(_)) => {
+            // What these two have to say may quote the conversation, and is logged.
+            return refuse(JobErrorCode::Internal, "the prompt could not be made");
+        }
         StartError::Engine(_) => JobErrorCode::Internal,
     };
     refuse(code, error)
@@ -576,8 +649,10 @@ fn start_error(error: &StartError) -> Refused {
 fn cashier_error(error: &CashierError) -> Refused {
     let code = match error {
         CashierError::Underfunded { .. } => JobErrorCode::ChannelUnderfunded,
-        CashierError::NotOpen(_) | CashierError::NotOurs(_) => JobErrorCode::ChannelUnknown,
-        CashierError::InUse(_) => JobErrorCode::Overloaded,
+        CashierError::NotOpen(_)
+        | CashierError::NotOurs(_)
+        | CashierError::ClosesTooSoon { .. } => JobErrorCode::ChannelUnknown,
+        CashierError::InUse(_) | CashierError::Unreconciled => JobErrorCode::Overloaded,
         _ => JobErrorCode::Internal,
     };
     refuse(code, error)

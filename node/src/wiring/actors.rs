@@ -1,16 +1,14 @@
 //! Starting the actors of a role, and stopping them.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use cocoon_actors::ask::{Address, ask, tell};
+use cocoon_actors::ask::{Address, ask, tell_surely};
 use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::earning::Earning;
-use cocoon_actors::cashier::paying::{Paying, reconcile};
+use cocoon_actors::cashier::paying::Paying;
 use cocoon_actors::cashier::Cashier;
 use cocoon_actors::directory::Directory;
 use cocoon_actors::engine::Engine;
@@ -198,7 +196,7 @@ impl Actors {
             let _ = ask(gateway, Close).await;
         }
         if let Some(negotiator) = &self.negotiator {
-            let _ = tell(negotiator, Drain);
+            let _ = tell_surely(negotiator, Drain).await;
         }
         if let (Some(cashier), Some(_)) = (&self.cashier, &self.sessions) {
             loop {
@@ -338,8 +336,6 @@ fn add_worker(
             payout: chain.address,
             global_id: chain.global_id,
             metrics: metrics.clone(),
-            reconciled: false,
-            serving: BTreeMap::new(),
         }),
     );
     let batch_age_ms = config.settle_every_s.saturating_mul(1000);
@@ -452,10 +448,8 @@ async fn add_client(
         global_id: chain.global_id,
         deposit: NanoTon::from_nano(config.deposit_nanoton),
         metrics: metrics.clone(),
-        leased: BTreeSet::new(),
     };
-    reconcile(&paying).await?;
-    let cashier = supervise_on(&Arbiter::new().handle(), Cashier::paying(paying));
+    let cashier = supervise_on(&Arbiter::new().handle(), Cashier::paying(paying)?);
     let router = supervise(Router::new(StdRng::from_os_rng()));
     let negotiator = supervise(Negotiator::new(
         actors.mesh.clone(),
