@@ -17,6 +17,8 @@ use actix::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tracing::Span;
+use tracing::span::EnteredSpan;
 
 /// Pause before a message that must arrive is offered to a full mailbox again.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
@@ -119,10 +121,17 @@ impl<T> Reply<T> {
 /// A query on its way to an actor.
 #[derive(Debug)]
 pub struct Ask<Q: Query> {
-    /// The question.
-    pub query: Q,
-    /// The reply slot.
-    pub reply: Reply<Q::Answer>,
+    query: Q,
+    reply: Reply<Q::Answer>,
+    /// The asker's: what an actor logs while it answers belongs to the asker's job.
+    span: Span,
+}
+
+impl<Q: Query> Ask<Q> {
+    /// The question, the reply slot, and the asker's span, entered for as long as the last is kept.
+    pub fn open(self) -> (Q, Reply<Q::Answer>, EnteredSpan) {
+        (self.query, self.reply, self.span.entered())
+    }
 }
 
 impl<Q: Query> Message for Ask<Q> {
@@ -167,7 +176,14 @@ where
 fn question<Q: Query>(query: Q) -> (Ask<Q>, oneshot::Receiver<Q::Answer>) {
     let (sender, answer) = oneshot::channel();
     let reply = Reply(sender);
-    (Ask { query, reply }, answer)
+    (
+        Ask {
+            query,
+            reply,
+            span: Span::current(),
+        },
+        answer,
+    )
 }
 
 /// Leaves a message in an actor's mailbox, within its bound.

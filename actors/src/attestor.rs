@@ -181,7 +181,8 @@ impl Query for Examine {
 }
 impl Handler<Ask<Examine>> for Attestor {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Examine>, context: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Examine>, context: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         if self.examining >= MAX_EXAMINATIONS {
             return reply.send(Examined::Busy);
         }
@@ -283,7 +284,8 @@ impl Query for AcceptedOf {
 }
 impl Handler<Ask<AcceptedOf>> for Attestor {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<AcceptedOf>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<AcceptedOf>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         reply.send(self.accepted.get(&query.0).cloned());
     }
 }
@@ -296,7 +298,8 @@ impl Query for ListVerdicts {
 }
 impl Handler<Ask<ListVerdicts>> for Attestor {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<ListVerdicts>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<ListVerdicts>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         reply.send(self.verdicts.clone());
     }
 }
@@ -323,7 +326,8 @@ impl Query for Enclaves {
 }
 impl Handler<Ask<Enclaves>> for Attestor {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<Enclaves>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Enclaves>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         reply.send((self.trust_domain, self.enclaves.iter().cloned().collect()));
     }
 }
@@ -339,7 +343,8 @@ impl Query for OwnEvidence {
 }
 impl Handler<Ask<OwnEvidence>> for Attestor {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<OwnEvidence>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<OwnEvidence>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let answer = EvidenceRequest::decode(&query.request).ok().map(|request| {
             let found = self
                 .enclaves

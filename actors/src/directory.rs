@@ -139,7 +139,8 @@ impl Query for Judge {
 }
 impl Handler<Ask<Judge>> for Directory {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Judge>, context: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Judge>, context: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let judgement = match self.machine.judge(clock::now(), &query.advert) {
             Acceptance::Fresh => {
                 self.drive(DirectoryInput::Advert(query.advert), context);
@@ -175,7 +176,8 @@ impl Query for ListWorkers {
 }
 impl Handler<Ask<ListWorkers>> for Directory {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<ListWorkers>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<ListWorkers>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         reply.send(self.machine.workers(clock::now()).cloned().collect());
     }
 }
@@ -191,7 +193,8 @@ impl Query for Serving {
 }
 impl Handler<Ask<Serving>> for Directory {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Serving>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Serving>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         reply.send(
             self.machine
                 .serving(clock::now(), &query.model)

@@ -105,7 +105,8 @@ impl Query for Generate {
 }
 impl Handler<Ask<Generate>> for Engine {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Generate>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Generate>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             return reply.send(Err(StartError::Busy { slots: self.limit }));
         };

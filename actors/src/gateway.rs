@@ -63,7 +63,8 @@ impl Query for Submit {
 }
 impl Handler<Ask<Submit>> for Gateway {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Submit>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Submit>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         if self.closing {
             return reply.send(Err(GatewayError::ShuttingDown));
         }
@@ -97,7 +98,8 @@ impl Query for Close {
 }
 impl Handler<Ask<Close>> for Gateway {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<Close>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Close>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         self.closing = true;
         let (jobs, limit) = (Arc::clone(&self.jobs), self.limit);
         self.runtime.spawn(async move {

@@ -96,7 +96,8 @@ impl Query for Publish {
 }
 impl Handler<Ask<Publish>> for Mesh {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Publish>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Publish>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         self.command(SwarmCommand::Publish {
             advert: query.0,
             reply: reply.into_sender(),
@@ -119,7 +120,8 @@ impl Query for AskPeer {
 }
 impl Handler<Ask<AskPeer>> for Mesh {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<AskPeer>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<AskPeer>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         self.command(SwarmCommand::Ask {
             peer: query.peer,
             question: query.question,
@@ -137,7 +139,8 @@ impl Query for OpenSession {
 }
 impl Handler<Ask<OpenSession>> for Mesh {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<OpenSession>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<OpenSession>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         self.command(SwarmCommand::OpenSession {
             peer: query.0,
             reply: reply.into_sender(),
@@ -161,7 +164,8 @@ impl Query for ViewMesh {
 }
 impl Handler<Ask<ViewMesh>> for Mesh {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<ViewMesh>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<ViewMesh>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         reply.send(MeshView {
             peers: self.peers.clone(),
             listening: self.listening.clone(),
@@ -177,7 +181,8 @@ impl Query for Disconnect {
 }
 impl Handler<Ask<Disconnect>> for Mesh {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<Disconnect>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Disconnect>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         self.command(SwarmCommand::Shutdown {
             done: reply.into_sender(),
         });

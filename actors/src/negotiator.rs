@@ -8,18 +8,18 @@ use crate::clock;
 use crate::mesh::{AskPeer, Mesh};
 use crate::port::Question;
 use actix::prelude::*;
+use cocoon_protocol::ModelTerms;
 use cocoon_protocol::ids::{Digest, JobId, Keypair, OfferId, PeerId, TonAddress};
 use cocoon_protocol::negotiation::{
     Candidate, Decline, Lease, LeaseId, Negotiation, NegotiationConfig, NegotiationInput,
-    NegotiationOutput, Offer, OfferBook, QuoteReply, QuoteRequest, RedeemError, Refusal,
-    ScoreLine, Wish, WorkerTerms, decode_offer,
+    NegotiationOutput, Offer, OfferBook, QuoteReply, QuoteRequest, RedeemError, Refusal, ScoreLine,
+    Wish, WorkerTerms, decode_offer,
 };
 use cocoon_protocol::units::{NanoTon, UnixMillis};
-use cocoon_protocol::ModelTerms;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 /// Negotiations under way at once.
 pub const MAX_NEGOTIATIONS: usize = 256;
@@ -146,7 +146,8 @@ impl Query for Quote {
 }
 impl Handler<Ask<Quote>> for Negotiator {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Quote>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Quote>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let answer = self.shop.as_mut().and_then(|shop| {
             if let Ok(decline) = Decline::decode(&query.request) {
                 shop.book.decline(query.now, decline.offer, query.client);
@@ -204,7 +205,8 @@ impl Query for Redeem {
 }
 impl Handler<Ask<Redeem>> for Negotiator {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Redeem>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Redeem>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Redeem { now, offer, client } = query;
         let Some(shop) = &mut self.shop else {
             return reply.send(Err(RedeemError::Unknown { offer }));
@@ -273,7 +275,8 @@ impl Query for Negotiate {
 }
 impl Handler<Ask<Negotiate>> for Negotiator {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Negotiate>, context: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Negotiate>, context: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Negotiate {
             job,
             wish,
@@ -293,13 +296,7 @@ impl Handler<Ask<Negotiate>> for Negotiator {
             candidates,
             &mut self.rng,
         );
-        self.searches.insert(
-            job,
-            Search {
-                negotiation,
-                reply,
-            },
-        );
+        self.searches.insert(job, Search { negotiation, reply });
         context.run_later(patience, move |actor, context| {
             actor.drive(job, NegotiationInput::Tick, context);
         });
@@ -363,11 +360,16 @@ impl Negotiator {
             request: Decline { offer }.encode(),
         };
         let telling = async move { ask(&mesh, question).await };
-        context.spawn(telling.into_actor(self).map(move |told, _, _| {
-            if !matches!(told, Ok(Ok(_))) {
-                debug!(%peer, %offer, "the worker did not hear that its offer is declined");
-            }
-        }));
+        context.spawn(
+            telling
+                .in_current_span()
+                .into_actor(self)
+                .map(move |told, _, _| {
+                    if !matches!(told, Ok(Ok(_))) {
+                        debug!(%peer, %offer, "the worker did not hear that its offer is declined");
+                    }
+                }),
+        );
     }
 
     fn ask_peer(
@@ -384,20 +386,22 @@ impl Negotiator {
             request: request.encode(),
         };
         let asking = async move { ask(&mesh, question).await };
-        context.spawn(asking.into_actor(self).map(move |answer, actor, context| {
-            let input = match answer {
-                Ok(Ok(bytes)) => read_reply(peer, &bytes),
-                Ok(Err(error)) => {
-                    debug!(%peer, %error, "no quote");
-                    NegotiationInput::Failed { peer }
-                }
-                Err(error) => {
-                    debug!(%peer, %error, "no quote");
-                    NegotiationInput::Failed { peer }
-                }
-            };
-            actor.drive(job, input, context);
-        }));
+        context.spawn(asking.in_current_span().into_actor(self).map(
+            move |answer, actor, context| {
+                let input = match answer {
+                    Ok(Ok(bytes)) => read_reply(peer, &bytes),
+                    Ok(Err(error)) => {
+                        debug!(%peer, %error, "no quote");
+                        NegotiationInput::Failed { peer }
+                    }
+                    Err(error) => {
+                        debug!(%peer, %error, "no quote");
+                        NegotiationInput::Failed { peer }
+                    }
+                };
+                actor.drive(job, input, context);
+            },
+        ));
     }
 }
 

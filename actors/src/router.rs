@@ -85,7 +85,8 @@ impl Query for Pick {
 }
 impl Handler<Ask<Pick>> for Router {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Pick>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Pick>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Pick {
             mut entries,
             exclude,
@@ -118,7 +119,8 @@ impl Query for Why {
 }
 impl Handler<Ask<Why>> for Router {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Why>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Why>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         reply.send(
             self.explanations
                 .iter()

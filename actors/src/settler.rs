@@ -402,7 +402,8 @@ impl Query for Flush {
 }
 impl Handler<Ask<Flush>> for Settler {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<Flush>, context: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Flush>, context: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         /// Askers that wait for the same flush.
         const MAX_WAITING: usize = 64;
         if self.flush_waiting.len() < MAX_WAITING {

@@ -16,7 +16,7 @@ use cocoon_settlement::ledger::{WorkerLedger, WorkerSummary, check_voucher};
 use cocoon_settlement::store::RocksStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 /// What the books are kept with.
 pub struct Earning {
@@ -71,7 +71,8 @@ impl Query for OpenWorkerJob {
 }
 impl Handler<Ask<OpenWorkerJob>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<OpenWorkerJob>, context: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<OpenWorkerJob>, context: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Some(books) = &self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
@@ -83,7 +84,7 @@ impl Handler<Ask<OpenWorkerJob>> for Cashier {
         }
         let chain = Arc::clone(&books.parts.chain);
         let look = async move { (fetch_channel(chain.as_ref(), query.channel).await, query) };
-        context.spawn(look.into_actor(self).map(
+        context.spawn(look.in_current_span().into_actor(self).map(
             move |(state, query), cashier: &mut Self, _| {
                 let Some(books) = &mut cashier.earning else {
                     return reply.send(Err(CashierError::WrongRole));
@@ -205,7 +206,8 @@ impl Query for Accept {
 }
 impl Handler<Ask<Accept>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Accept>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Accept>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Some(books) = &self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
@@ -235,7 +237,8 @@ impl Query for CloseWorkerJob {
 }
 impl Handler<Ask<CloseWorkerJob>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<CloseWorkerJob>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<CloseWorkerJob>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Some(books) = &mut self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
@@ -271,7 +274,8 @@ impl Query for WorkerBooks {
 }
 impl Handler<Ask<WorkerBooks>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<WorkerBooks>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<WorkerBooks>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         reply.send(match &self.earning {
             Some(books) => books.parts.ledger.summary().map_err(CashierError::from),
             None => Err(CashierError::WrongRole),

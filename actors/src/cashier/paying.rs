@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 
 /// Channels to one worker that carry a job or are being opened; each carries one job at a time.
 pub const MAX_CHANNELS_PER_WORKER: usize = 4;
@@ -110,7 +110,8 @@ impl Query for LeaseChannel {
 }
 impl Handler<Ask<LeaseChannel>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<LeaseChannel>, context: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<LeaseChannel>, context: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Some(books) = &mut self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
@@ -122,7 +123,7 @@ impl Handler<Ask<LeaseChannel>> for Cashier {
                 *count = count.saturating_add(1);
                 let parts = books.parts.clone();
                 let opening = async move { (parts.open(&query).await, query) };
-                context.spawn(opening.into_actor(self).map(
+                context.spawn(opening.in_current_span().into_actor(self).map(
                     move |(opened, query), cashier: &mut Self, _| match &mut cashier.paying {
                         Some(books) => books.opening_ended(&query, opened, reply),
                         None => reply.send(Err(CashierError::WrongRole)),
@@ -327,21 +328,23 @@ impl Cashier {
             }
             Ok::<_, CashierError>(findings)
         };
-        context.spawn(looking.into_actor(self).map(|found, cashier: &mut Self, _| {
-            let Some(books) = &mut cashier.paying else {
-                return;
-            };
-            books.looking = false;
-            let applied = found.and_then(|findings| {
-                findings
-                    .into_iter()
-                    .try_for_each(|finding| books.apply(finding))
-                    .map_err(CashierError::from)
-            });
-            if let Err(error) = applied {
-                warn!(%error, "openings in doubt could not be looked at");
-            }
-        }));
+        context.spawn(looking.in_current_span().into_actor(self).map(
+            |found, cashier: &mut Self, _| {
+                let Some(books) = &mut cashier.paying else {
+                    return;
+                };
+                books.looking = false;
+                let applied = found.and_then(|findings| {
+                    findings
+                        .into_iter()
+                        .try_for_each(|finding| books.apply(finding))
+                        .map_err(CashierError::from)
+                });
+                if let Err(error) = applied {
+                    warn!(%error, "openings in doubt could not be looked at");
+                }
+            },
+        ));
     }
 }
 
@@ -358,7 +361,8 @@ impl Query for Sign {
 }
 impl Handler<Ask<Sign>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<Sign>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<Sign>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Some(Books { parts: paying, .. }) = &self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
@@ -393,7 +397,8 @@ impl Query for CloseClientJob {
 }
 impl Handler<Ask<CloseClientJob>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<CloseClientJob>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<CloseClientJob>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         let Some(books) = &mut self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
@@ -415,9 +420,14 @@ impl Query for FindReceipt {
 }
 impl Handler<Ask<FindReceipt>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { query, reply }: Ask<FindReceipt>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<FindReceipt>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         reply.send(match &self.paying {
-            Some(books) => books.parts.ledger.receipt(&query.0).map_err(CashierError::from),
+            Some(books) => books
+                .parts
+                .ledger
+                .receipt(&query.0)
+                .map_err(CashierError::from),
             None => Err(CashierError::WrongRole),
         });
     }
@@ -434,7 +444,8 @@ impl Query for ListReceipts {
 }
 impl Handler<Ask<ListReceipts>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<ListReceipts>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<ListReceipts>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         let first = JobId::from_bytes([0; 16]);
         reply.send(match &self.paying {
             Some(books) => books
@@ -455,7 +466,8 @@ impl Query for ClientBooks {
 }
 impl Handler<Ask<ClientBooks>> for Cashier {
     type Result = ();
-    fn handle(&mut self, Ask { reply, .. }: Ask<ClientBooks>, _: &mut Self::Context) {
+    fn handle(&mut self, asked: Ask<ClientBooks>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
         reply.send(match &self.paying {
             Some(books) => books.parts.ledger.summary().map_err(CashierError::from),
             None => Err(CashierError::WrongRole),
