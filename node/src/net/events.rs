@@ -30,10 +30,17 @@ impl SwarmTask {
             } => self.on_connected(now, peer_id, &endpoint, num_established.get() == 1),
             SwarmEvent::ConnectionClosed {
                 peer_id,
-                num_established: 0,
+                num_established,
+                endpoint,
                 cause,
                 ..
             } => {
+                if endpoint.is_listener() {
+                    self.callers.remove(&peer_id);
+                }
+                if num_established > 0 {
+                    return;
+                }
                 let cause = cause.map_or_else(|| "closed".to_owned(), |cause| one_line(&cause));
                 debug!(peer = %peer_id, cause, "disconnected");
                 self.peers.remove(&peer_id);
@@ -83,6 +90,15 @@ impl SwarmTask {
     fn on_connected(&mut self, now: Instant, peer: PeerId, endpoint: &ConnectedPoint, first: bool) {
         if self.is_stopping() {
             let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        if endpoint.is_listener() && !self.callers.insert(peer) {
+            // Nobody dials a peer to which it is connected: the connection we hold is dead at the other
+            // end, whose process was killed and is back. Gossip tells its topics on a peer's first
+            // connection only, so with the dead one still there the newcomer would never learn ours.
+            // All go, and it dials again.
+            debug!(%peer, "called again over a connection that it has lost");
+            let _ = self.swarm.disconnect_peer_id(peer);
+            return;
         }
         let how_near = reach(endpoint.get_remote_address()).unwrap_or(Reach::Public);
         self.peers

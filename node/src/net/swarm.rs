@@ -23,7 +23,7 @@ use libp2p::request_response::{OutboundRequestId, ResponseChannel};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, kad};
 use rand::seq::SliceRandom;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -59,6 +59,8 @@ pub(super) struct SwarmTask {
     pub(super) company: Company,
     /// Connected peers and how near the nearest connection is.
     pub(super) peers: BTreeMap<PeerId, Reach>,
+    /// Those of them that dialled us.
+    pub(super) callers: BTreeSet<PeerId>,
     pub(super) reaching: Reaching<Errand>,
     pub(super) searches: HashMap<kad::QueryId, PeerId>,
     pub(super) asks: BTreeMap<(u8, OutboundRequestId), PendingAsk>,
@@ -91,6 +93,7 @@ impl SwarmTask {
             metrics,
             company: Company::new(Instant::now(), bootstrap, limits.wanted_peers),
             peers: BTreeMap::new(),
+            callers: BTreeSet::new(),
             reaching: Reaching::new(MAX_ERRANDS, millis(limits.reach_ms)),
             searches: HashMap::new(),
             asks: BTreeMap::new(),

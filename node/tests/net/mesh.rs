@@ -81,6 +81,40 @@ async fn a_node_dials_its_bootstrap_again_when_it_comes_back() {
     node.connected_to(again.peer).await;
 }
 
+/// A killed process says no goodbye: its peers hold a connection that nobody is at the other end of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_killed_and_comes_back_is_heard_again_though_its_old_connection_lingers() {
+    let mut bootstrap = Node::start(quiet()).await;
+    let config = leaf(&bootstrap);
+    let (frozen, is_frozen) = tokio::sync::oneshot::channel();
+    let (thaw, thawed) = std::sync::mpsc::channel::<()>();
+    let (first_life, at) = (config.clone(), bootstrap.peer);
+    let thread = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        let node = runtime.block_on(async {
+            let mut node = Node::start(first_life).await;
+            node.connected_to(at).await;
+            node.publish(b"I am here").await;
+            node
+        });
+        // From here on nothing runs, and no socket is closed.
+        frozen.send(()).unwrap();
+        let _ = thawed.recv();
+        drop(node);
+    });
+    is_frozen.await.unwrap();
+    let (message, relay, bytes) = bootstrap.advert().await;
+    assert_eq!(bytes, b"I am here");
+    bootstrap.judge(message, relay, Judgement::Accept).await;
+    let second_life = Node::start(config).await;
+    second_life.publish(b"I am back").await;
+    let (_, relay, bytes) = bootstrap.advert().await;
+    assert_eq!((relay, bytes.as_slice()), (second_life.peer, &b"I am back"[..]));
+    drop(thaw);
+    thread.join().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_was_never_dialled_is_found_through_the_bootstrap() {
     let mut bootstrap = Node::start(quiet()).await;
