@@ -651,7 +651,12 @@ fn cashier_error(error: &CashierError) -> Refused {
         CashierError::Underfunded { .. } => JobErrorCode::ChannelUnderfunded,
         CashierError::NotOpen(_)
         | CashierError::NotOurs(_)
-        | CashierError::ClosesTooSoon { .. } => JobErrorCode::ChannelUnknown,
+        | CashierError::ClosesTooSoon { .. }
+        // Something else lives at the address that the client has named, or somebody else pays there.
+        | CashierError::Chain(ChainError::ForeignCode { .. } | ChainError::BadData { .. })
+        | CashierError::Ledger(LedgerError::ChannelConflict(_)) => JobErrorCode::ChannelUnknown,
+        // Names of jobs are drawn by clients, at random.
+        CashierError::Ledger(LedgerError::JobExists(_)) => JobErrorCode::BadRequest,
         CashierError::InUse(_) | CashierError::Unreconciled => JobErrorCode::Overloaded,
         _ => JobErrorCode::Internal,
     };
