@@ -30,6 +30,8 @@ use cocoon_protocol::receipt::{Ending, Receipt, SignedReceipt};
 use cocoon_protocol::units::UnixMillis;
 use cocoon_protocol::voucher::SignedVoucher;
 use cocoon_protocol::{Digest, NanoTon, PeerId, PublicKey32};
+use cocoon_settlement::chain::ChainError;
+use cocoon_settlement::ledger::LedgerError;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
