@@ -51,8 +51,11 @@ impl<S: Store> WorkerLedger<S> {
     /// Registers a channel that was seen on chain with a deposit and our address as payee. `claimed` is what the
     /// contract has paid out so far. Registering the same channel again changes nothing and returns what is known.
     ///
+    /// The chain does not say which peer a channel's client is, and anybody can name any channel. So it is the peer's
+    /// who names it only once it has paid, which takes the client's key; until then it is whoever's named it last.
+    ///
     /// # Errors
-    /// [`LedgerError::ChannelConflict`] when it is known with another client or key,
+    /// [`LedgerError::ChannelConflict`] when it is known with another key, or has been paid on by another client;
     /// [`LedgerError::TooManyChannels`], or the store's failure.
     pub fn register_channel(
         &self,
@@ -62,12 +65,18 @@ impl<S: Store> WorkerLedger<S> {
         claimed: NanoTon,
     ) -> Result<WorkerChannel, LedgerError> {
         let _writing = self.begin();
-        if let Some(known) = self.channel(&address)? {
-            return if known.client == client && known.client_key == client_key {
-                Ok(known)
-            } else {
-                Err(LedgerError::ChannelConflict(address))
-            };
+        if let Some(mut known) = self.channel(&address)? {
+            let another = known.client != client;
+            if known.client_key != client_key || (another && known.held.is_some()) {
+                return Err(LedgerError::ChannelConflict(address));
+            }
+            if another {
+                known.client = client;
+                let mut batch = WriteBatch::new();
+                batch.put(&known);
+                self.store.commit(batch)?;
+            }
+            return Ok(known);
         }
         let mut head = self.head()?;
         if head.channels >= MAX_CHANNELS {
