@@ -45,8 +45,10 @@ use super::keys::Keys;
 use crate::config::{Config, NodeRole};
 use crate::trust;
 
-/// Sessions a worker holds per slot: one that runs, and a few that are refused in a typed way.
-const SESSIONS_PER_SLOT: usize = 4;
+/// Sessions a worker holds at once. Not bound to its slots: until it has redeemed an offer a session
+/// costs next to nothing, and a stranger may keep one silent for as long as a handshake may take.
+/// One peer's are bounded by the swarm, so this leaves room for others.
+const MAX_SESSIONS: usize = 128;
 
 /// How long an offer binds, ms.
 const OFFER_LIFETIME_MS: u64 = 6_000;
@@ -380,7 +382,6 @@ fn add_worker(
         StdRng::from_os_rng(),
     ));
     let (sessions, inbound) = mpsc::channel(MAX_WAITING_SESSIONS);
-    let limit = usize::from(config.slots).saturating_mul(SESSIONS_PER_SLOT);
     runtime.spawn(serve(
         WorkerParts {
             peer: keys.peer(),
@@ -391,7 +392,7 @@ fn add_worker(
             metrics,
         },
         inbound,
-        limit,
+        MAX_SESSIONS,
     ));
     runtime.spawn(live(
         WorkerLife {
