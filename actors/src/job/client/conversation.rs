@@ -203,6 +203,11 @@ impl Run {
         if served.frames > offer.max_output_tokens.saturating_add(1) {
             return Some(self.lost(offer.worker, served, "it sends more frames than tokens"));
         }
+        // A prompt shorter than was offered leaves room under the price, which is not for more tokens.
+        let output_tokens = served.payer.output_tokens().saturating_add(tokens);
+        if output_tokens > offer.max_output_tokens {
+            return Some(self.lost(offer.worker, served, "it sends more tokens than it offered"));
+        }
         let due = match served.payer.on_tokens(tokens) {
             Ok(due) => due,
             Err(error) => return Some(self.lost(offer.worker, served, &error.to_string())),
