@@ -200,11 +200,12 @@ impl Metrics {
         self.jobs.get_or_create(&JobLabels { role, outcome }).inc();
     }
 
-    /// Ended jobs by outcome, both sides together.
+    /// Ended jobs by outcome, both sides together; those too that the end of an earlier process cut off.
     #[must_use]
     pub fn ended_jobs(&self) -> std::collections::BTreeMap<String, u64> {
         let mut ended = std::collections::BTreeMap::new();
-        for outcome in cocoon_protocol::job::Outcome::LABELS {
+        let labels = cocoon_protocol::job::Outcome::LABELS.into_iter();
+        for outcome in labels.chain([cocoon_settlement::ledger::INTERRUPTED]) {
             let count = [Side::Client, Side::Worker]
                 .into_iter()
                 .map(|role| self.jobs.get_or_create(&JobLabels { role, outcome }).get())
@@ -286,6 +287,7 @@ mod tests {
         actor.job_ended(Side::Client, "completed");
         actor.job_ended(Side::Client, "completed");
         actor.job_ended(Side::Worker, "client_lost");
+        actor.job_ended(Side::Worker, cocoon_settlement::ledger::INTERRUPTED);
         actor.first_token(Side::Client, 120);
         actor.count_tokens(Side::Worker, TokenKind::Completion, 17);
         actor
@@ -293,6 +295,10 @@ mod tests {
             .get_or_create(&SideLabels { role: Side::Client })
             .inc();
         actor.settled(NanoTon::from_nano(1_500));
+
+        let ended = [("client_lost", 1), ("completed", 2), ("interrupted", 1)];
+        let ended = ended.map(|(outcome, count)| (outcome.to_owned(), count));
+        assert_eq!(metrics.ended_jobs(), ended.into());
 
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
