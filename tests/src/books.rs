@@ -90,6 +90,20 @@ pub async fn channels(network: &Network) -> Vec<ChannelBook> {
     books
 }
 
+/// By how much transactions changed the balance of their account, nanoTON: what came in, less what was
+/// sent on, its forwarding, and the fees.
+#[must_use]
+pub fn change<'a>(transactions: impl IntoIterator<Item = &'a TransactionSummary>) -> i128 {
+    transactions
+        .into_iter()
+        .map(|one| {
+            let sent = one.sent.iter();
+            let out: u64 = sent.map(|sent| sent.value.nano() + sent.forward_fee.nano()).sum();
+            i128::from(one.value.nano()) - i128::from(one.total_fees.nano()) - i128::from(out)
+        })
+        .sum()
+}
+
 /// All transactions of an account, oldest first.
 pub async fn transactions(network: &Network, account: TonAddress) -> Vec<TransactionSummary> {
     let page = network.chain.transactions(account, 0, PAGE).await.expect("the chain");
@@ -117,12 +131,27 @@ pub async fn settled(worker: &Node) -> SettlementStatus {
     .expect("settled")
 }
 
+/// Where a worker's ledger contract is, or will be.
+pub async fn ledger_address(worker: &Node) -> TonAddress {
+    let status = worker.http.status().await.expect("a status");
+    status.settlement.expect("a settlement").ledger.parse().expect("an address")
+}
+
 /// A worker's ledger contract, and its transactions.
-pub async fn ledger(network: &Network, worker: usize) -> (LedgerState, Vec<TransactionSummary>) {
-    let status = network.workers[worker].http.status().await.expect("a status");
-    let address: TonAddress = status.settlement.expect("a settlement").ledger.parse().unwrap();
+pub async fn ledger(network: &Network, address: TonAddress) -> (LedgerState, Vec<TransactionSummary>) {
     let state = fetch_ledger(&network.chain, address).await.expect("the chain");
     (state.expect("a ledger contract"), transactions(network, address).await)
+}
+
+/// Waits until the chain has taken a worker's batch, whether the worker lives or not.
+pub async fn committed(network: &Network, address: TonAddress, seqno: u32) {
+    let what = format!("batch {seqno} on chain");
+    until(&what, SETTLE_PATIENCE, async || {
+        let state = fetch_ledger(&network.chain, address).await?;
+        Ok(state.filter(|state| state.seqno >= seqno).map(drop))
+    })
+    .await
+    .expect("a batch on chain");
 }
 
 /// Coins in a node's wallet, by the chain.

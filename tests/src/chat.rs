@@ -82,14 +82,25 @@ async fn post(url: &str, body: &Value) -> reqwest::Response {
 pub async fn stream(
     url: &str,
     request: &Value,
-    mut at_delta: impl AsyncFnMut(usize, &str),
+    at_delta: impl AsyncFnMut(usize, &str),
 ) -> Transcript {
+    try_stream(url, request, at_delta).await.expect("a stream")
+}
+
+/// The same; the error is the `error.code` of an answer that did not become a stream.
+pub async fn try_stream(
+    url: &str,
+    request: &Value,
+    mut at_delta: impl AsyncFnMut(usize, &str),
+) -> Result<Transcript, String> {
     let mut body = request.clone();
     body["stream"] = json!(true);
     body["stream_options"] = json!({"include_usage": true});
     let response = post(url, &body).await;
-    let status = response.status();
-    assert!(status.is_success(), "{status}: {}", response.text().await.unwrap());
+    if !response.status().is_success() {
+        let body: Value = response.json().await.expect("a JSON body");
+        return Err(code_of(&body).unwrap_or_else(|| panic!("an error without a code: {body}")));
+    }
     let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
     assert!(kind.starts_with("text/event-stream"), "{kind}");
     let mut events = response.bytes_stream().eventsource();
@@ -109,7 +120,11 @@ pub async fn stream(
             at_delta(transcript.deltas.len(), &text).await;
         }
     }
-    transcript
+    Ok(transcript)
+}
+
+fn code_of(body: &Value) -> Option<String> {
+    Some(body.pointer("/error/code")?.as_str()?.to_owned())
 }
 
 /// Asks and streams to the end.
@@ -123,8 +138,8 @@ pub async fn ask(node: &Node, prompt: &str, max_tokens: u32) -> Answer {
 pub async fn ask_whole(node: &Node, prompt: &str, max_tokens: u32) -> Result<Answer, String> {
     let response = post(&node.url(), &request(prompt, max_tokens)).await;
     let body: Value = response.json().await.expect("a JSON body");
-    if let Some(code) = body.pointer("/error/code") {
-        return Err(code.as_str().expect("a code").to_owned());
+    if let Some(code) = code_of(&body) {
+        return Err(code);
     }
     assert_eq!(body["object"], "chat.completion");
     let text = body.pointer("/choices/0/message/content").expect("a message");

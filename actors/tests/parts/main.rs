@@ -1,0 +1,17 @@
+//! Actors with real parts around them: real contracts in a real TVM, real ledgers on disk, real
+//! evidence under the simulated root, and a mesh of channels in the place of sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    unreachable_pub
+)]
+
+mod support;
+
+mod earning;
+mod engine;
+mod paying;
+mod pipe;

@@ -1,0 +1,158 @@
+//! A devnet in this process, with ways to be out of order.
+
+use super::{key, milliton};
+use async_trait::async_trait;
+use cocoon_actors::clock;
+use cocoon_protocol::{Digest, NanoTon, TonAddress};
+use cocoon_settlement::chain::{
+    AccountState, BlockRef, Chain, ChainError, LocalChain, MethodResult, StackItem,
+    TransactionSummary,
+};
+use cocoon_settlement::contract::{ChannelState, OutMessage, fetch_channel};
+use cocoon_settlement::devnet::{Devnet, GLOBAL_ID, faucet};
+use cocoon_settlement::wallet::Wallet;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+/// What becomes of the next external message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives, and so does the answer.
+    #[default]
+    Ordinary,
+    /// It is lost, and the sender does not know.
+    Lost,
+    /// It arrives, and the answer is lost.
+    AnswerLost,
+    /// It is refused.
+    Refused,
+}
+
+/// The real devnet; every accepted message has its block at once.
+#[derive(Clone)]
+pub struct TestChain {
+    pub local: LocalChain,
+    fate: Arc<Mutex<Fate>>,
+    /// Accounts that this view of the chain does not show yet.
+    hidden: Arc<Mutex<BTreeSet<TonAddress>>>,
+}
+
+impl TestChain {
+    /// A chain of now, with money in the wallets of these keys.
+    pub async fn new(funded: &[u8]) -> Self {
+        let now = u32::try_from(clock::now().seconds()).unwrap();
+        let local = LocalChain::instant(Devnet::in_memory(now).unwrap());
+        let gifts: Vec<_> = funded
+            .iter()
+            .map(|seed| OutMessage::transfer(wallet(*seed).address(), milliton(100_000)))
+            .collect();
+        if !gifts.is_empty() {
+            faucet().unwrap().send(&local, &gifts).await.unwrap();
+        }
+        Self {
+            local,
+            fate: Arc::default(),
+            hidden: Arc::default(),
+        }
+    }
+
+    pub fn shared(&self) -> Arc<dyn Chain> {
+        Arc::new(self.clone())
+    }
+
+    /// The next message meets this fate.
+    pub fn next(&self, fate: Fate) {
+        *self.fate.lock().unwrap() = fate;
+    }
+
+    pub fn hide(&self, address: TonAddress) {
+        self.hidden.lock().unwrap().insert(address);
+    }
+
+    pub fn show(&self, address: TonAddress) {
+        self.hidden.lock().unwrap().remove(&address);
+    }
+
+    /// Lets chain time pass and makes a block.
+    pub fn pass(&self, seconds: u32) {
+        let mut devnet = self.local.devnet();
+        let unix = devnet.head().unix + seconds;
+        devnet.advance(unix).unwrap();
+    }
+
+    pub async fn balance(&self, address: TonAddress) -> NanoTon {
+        self.local
+            .account(address)
+            .await
+            .unwrap()
+            .map_or(NanoTon::ZERO, |account| account.balance)
+    }
+
+    pub async fn channel(&self, address: TonAddress) -> Option<ChannelState> {
+        fetch_channel(&self.local, address).await.unwrap()
+    }
+
+    pub async fn history(&self, address: TonAddress) -> Vec<TransactionSummary> {
+        self.local.transactions(address, 0, 100).await.unwrap()
+    }
+}
+
+/// The wallet of this key.
+pub fn wallet(seed: u8) -> Wallet {
+    Wallet::from_key(key(seed), GLOBAL_ID).unwrap()
+}
+
+#[async_trait]
+impl Chain for TestChain {
+    async fn global_id(&self) -> Result<i32, ChainError> {
+        self.local.global_id().await
+    }
+    async fn head(&self) -> Result<BlockRef, ChainError> {
+        self.local.head().await
+    }
+    async fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
+        self.local.block(seqno).await
+    }
+    async fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError> {
+        if self.hidden.lock().unwrap().contains(&address) {
+            return Ok(None);
+        }
+        self.local.account(address).await
+    }
+    async fn send_external(&self, boc: &[u8]) -> Result<Digest, ChainError> {
+        let fate = std::mem::take(&mut *self.fate.lock().unwrap());
+        let nobody = || ChainError::Unreachable {
+            endpoint: "test".to_owned(),
+            attempts: 1,
+            reason: "as the test wants it".to_owned(),
+        };
+        match fate {
+            Fate::Ordinary => self.local.send_external(boc).await,
+            Fate::Lost => Err(nobody()),
+            Fate::AnswerLost => {
+                self.local.send_external(boc).await?;
+                Err(nobody())
+            }
+            Fate::Refused => Err(ChainError::NotAccepted {
+                exit_code: Some(33),
+                reason: "as the test wants it".to_owned(),
+            }),
+        }
+    }
+    async fn get_method(
+        &self,
+        address: TonAddress,
+        method: &str,
+        args: &[StackItem],
+    ) -> Result<MethodResult, ChainError> {
+        self.local.get_method(address, method, args).await
+    }
+    async fn transactions(
+        &self,
+        address: TonAddress,
+        after_lt: u64,
+        limit: u16,
+    ) -> Result<Vec<TransactionSummary>, ChainError> {
+        self.local.transactions(address, after_lt, limit).await
+    }
+}
