@@ -113,7 +113,10 @@ impl Handler<Ask<Generate>> for Engine {
         let model = Arc::clone(&self.model);
         // Tokenising a long prompt is work too, so the thread begins with it.
         tokio::task::spawn_blocking(move || match prepare(model.as_ref(), &query) {
-            Err(error) => reply.send(Err(error)),
+            Err(error) => {
+                drop(slot);
+                reply.send(Err(error));
+            }
             Ok((prompt, prompt_tokens)) => {
                 let (sender, steps) = mpsc::channel(MAX_WAITING_STEPS);
                 let (_ending, ended) = oneshot::channel();
