@@ -86,6 +86,8 @@ pub(super) struct Actors {
     sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
     system: System,
     thread: Option<JoinHandle<()>>,
+    /// The threads of those that wait for the disk.
+    arbiters: Vec<Arbiter>,
 }
 
 /// Reads the model and finds the source of evidence. Before anything is started, since it takes
@@ -212,12 +214,20 @@ impl Actors {
         }
     }
 
-    /// Ends the actors' system.
+    /// Ends the actors' system, and waits until its threads have ended: one of them may hold the last
+    /// handle of the database, and must not close it while the process unloads the database's code.
     pub(super) async fn stop(self) {
         self.system.stop();
-        if let Some(thread) = self.thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
+        let Self {
+            thread, arbiters, ..
+        } = self;
+        let ended = tokio::task::spawn_blocking(move || {
+            let _ = thread.map(JoinHandle::join);
+            for arbiter in arbiters {
+                let _ = arbiter.join();
+            }
+        });
+        let _ = ended.await;
     }
 }
 
@@ -266,6 +276,7 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
         sessions: None,
         system: System::current(),
         thread: None,
+        arbiters: Vec::new(),
     };
     match (role, chain, worker) {
         (NodeRole::Worker, Some(chain), Some(worker)) => {
@@ -329,7 +340,7 @@ fn add_worker(
         info!(job = %interrupted.record.job, "a job was interrupted by the last end of this process");
     }
 
-    let disk = Arbiter::new();
+    let (disk, settling) = (Arbiter::new(), Arbiter::new());
     let cashier = supervise_on(
         &disk.handle(),
         Cashier::earning(Earning {
@@ -342,7 +353,7 @@ fn add_worker(
     );
     let batch_age_ms = config.settle_every_s.saturating_mul(1000);
     let settler = supervise_on(
-        &Arbiter::new().handle(),
+        &settling.handle(),
         Settler::new(
             Settling {
                 ledger,
@@ -410,6 +421,7 @@ fn add_worker(
         },
         shutdown,
     ));
+    actors.arbiters.extend([disk, settling]);
     actors.cashier = Some(cashier);
     actors.settler = Some(settler);
     actors.ledger = Some(ledger_address);
@@ -450,7 +462,9 @@ async fn add_client(
         deposit: NanoTon::from_nano(config.deposit_nanoton),
         metrics: metrics.clone(),
     };
-    let cashier = supervise_on(&Arbiter::new().handle(), Cashier::paying(paying)?);
+    let disk = Arbiter::new();
+    let cashier = supervise_on(&disk.handle(), Cashier::paying(paying)?);
+    actors.arbiters.push(disk);
     let router = supervise(Router::new(StdRng::from_os_rng()));
     let negotiator = supervise(Negotiator::new(
         actors.mesh.clone(),
