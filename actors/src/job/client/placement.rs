@@ -21,13 +21,27 @@ impl Run {
         loop {
             match self.find_offer().await {
                 Err((_, GatewayError::AllWorkersBusy { .. }))
-                    if tokio::time::Instant::now() < patience && !events.is_cancelled() =>
+                    if tokio::time::Instant::now() < patience
+                        && !events.is_cancelled()
+                        && self.is_anybody_left().await =>
                 {
                     tokio::time::sleep(PLACEMENT_PAUSE).await;
                 }
                 found => return found,
             }
         }
+    }
+
+    /// Whether a verified worker serves the model and has not failed this job, be it busy or pausing
+    /// after a failure: else there is nothing to wait for.
+    async fn is_anybody_left(&self) -> bool {
+        let now = clock::now();
+        let workers = ask(&self.parts.directory, ListWorkers).await;
+        workers.unwrap_or_default().iter().any(|entry| {
+            entry.is_verified(now)
+                && entry.advert.model(&self.chat.model).is_some()
+                && !self.failed.contains(&entry.advert.peer)
+        })
     }
 
     async fn find_offer(&self) -> Result<Offer, (Outcome, GatewayError)> {
