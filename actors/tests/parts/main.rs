@@ -15,3 +15,4 @@ mod earning;
 mod engine;
 mod paying;
 mod pipe;
+mod settling;

@@ -12,6 +12,7 @@ use cocoon_settlement::contract::{ChannelState, OutMessage, fetch_channel};
 use cocoon_settlement::devnet::{Devnet, GLOBAL_ID, faucet};
 use cocoon_settlement::wallet::Wallet;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What becomes of the next external message.
@@ -24,6 +25,8 @@ pub enum Fate {
     Lost,
     /// It arrives, and the answer is lost.
     AnswerLost,
+    /// It arrives, and nobody who is connected now ever hears of the chain again.
+    Last,
     /// It is refused.
     Refused,
 }
@@ -35,6 +38,15 @@ pub struct TestChain {
     fate: Arc<Mutex<Fate>>,
     /// Accounts that this view of the chain does not show yet.
     hidden: Arc<Mutex<BTreeSet<TonAddress>>>,
+    silent: Arc<AtomicBool>,
+}
+
+fn nobody() -> ChainError {
+    ChainError::Unreachable {
+        endpoint: "test".to_owned(),
+        attempts: 1,
+        reason: "as the test wants it".to_owned(),
+    }
 }
 
 impl TestChain {
@@ -53,6 +65,25 @@ impl TestChain {
             local,
             fate: Arc::default(),
             hidden: Arc::default(),
+            silent: Arc::default(),
+        }
+    }
+
+    /// The same chain, in order again: for the next process.
+    pub fn again(&self) -> Self {
+        Self {
+            local: self.local.clone(),
+            fate: Arc::default(),
+            hidden: Arc::default(),
+            silent: Arc::default(),
+        }
+    }
+
+    fn hears(&self) -> Result<&LocalChain, ChainError> {
+        if self.silent.load(Ordering::SeqCst) {
+            Err(nobody())
+        } else {
+            Ok(&self.local)
         }
     }
 
@@ -63,6 +94,11 @@ impl TestChain {
     /// The next message meets this fate.
     pub fn next(&self, fate: Fate) {
         *self.fate.lock().unwrap() = fate;
+    }
+
+    /// Whether the last message that was meant to has met its fate.
+    pub fn is_ordinary(&self) -> bool {
+        *self.fate.lock().unwrap() == Fate::Ordinary
     }
 
     pub fn hide(&self, address: TonAddress) {
@@ -105,32 +141,32 @@ pub fn wallet(seed: u8) -> Wallet {
 #[async_trait]
 impl Chain for TestChain {
     async fn global_id(&self) -> Result<i32, ChainError> {
-        self.local.global_id().await
+        self.hears()?.global_id().await
     }
     async fn head(&self) -> Result<BlockRef, ChainError> {
-        self.local.head().await
+        self.hears()?.head().await
     }
     async fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
-        self.local.block(seqno).await
+        self.hears()?.block(seqno).await
     }
     async fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError> {
         if self.hidden.lock().unwrap().contains(&address) {
             return Ok(None);
         }
-        self.local.account(address).await
+        self.hears()?.account(address).await
     }
     async fn send_external(&self, boc: &[u8]) -> Result<Digest, ChainError> {
         let fate = std::mem::take(&mut *self.fate.lock().unwrap());
-        let nobody = || ChainError::Unreachable {
-            endpoint: "test".to_owned(),
-            attempts: 1,
-            reason: "as the test wants it".to_owned(),
-        };
         match fate {
             Fate::Ordinary => self.local.send_external(boc).await,
             Fate::Lost => Err(nobody()),
             Fate::AnswerLost => {
                 self.local.send_external(boc).await?;
+                Err(nobody())
+            }
+            Fate::Last => {
+                self.local.send_external(boc).await?;
+                self.silent.store(true, Ordering::SeqCst);
                 Err(nobody())
             }
             Fate::Refused => Err(ChainError::NotAccepted {
@@ -145,7 +181,7 @@ impl Chain for TestChain {
         method: &str,
         args: &[StackItem],
     ) -> Result<MethodResult, ChainError> {
-        self.local.get_method(address, method, args).await
+        self.hears()?.get_method(address, method, args).await
     }
     async fn transactions(
         &self,
@@ -153,6 +189,6 @@ impl Chain for TestChain {
         after_lt: u64,
         limit: u16,
     ) -> Result<Vec<TransactionSummary>, ChainError> {
-        self.local.transactions(address, after_lt, limit).await
+        self.hears()?.transactions(address, after_lt, limit).await
     }
 }

@@ -18,7 +18,7 @@ pub fn system<T>(body: impl Future<Output = T>) -> T {
 pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let turning = async {
         while !done() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     };
     let limit = std::time::Duration::from_secs(60);
