@@ -1,7 +1,8 @@
 //! Workers with good evidence that cheat at the job. The client pays for what has arrived and no
 //! more, says what happened in a typed error, and goes on.
 
-use cocoon::local_mesh::verified_workers;
+use cocoon::gateway_client::AnswerDetails;
+use cocoon::local_mesh::{Node, verified_workers};
 use cocoon_actors::clock;
 use cocoon_actors::job::pipe::{Pipe, Received};
 use cocoon_actors::port::SessionStream;
@@ -15,13 +16,13 @@ use cocoon_protocol::{
     WorkerFrame,
 };
 use ed25519_dalek::SigningKey;
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::api::{Error, ask};
 use crate::fake::{Fake, Identity, Manners};
-use crate::mesh::{Mesh, Watched};
+use crate::mesh::{Mesh, Watched, wait};
 use crate::rogue::garbage;
 
 /// Put into each channel, nanoTON.
@@ -67,12 +68,12 @@ struct Outcome {
 
 impl Cheat {
     const ALL: [Self; 19] = [
-        Self::None,
         Self::QuoteOfGarbage,
         Self::NoQuote,
         Self::DearerOffer,
         Self::PaidElsewhere,
         Self::OfferOfAnotherWorker,
+        Self::None,
         Self::SessionOfGarbage,
         Self::NoHandshake,
         Self::OtherKeys,
@@ -158,17 +159,31 @@ async fn a_worker_that_cheats_is_paid_for_what_arrived_and_named_in_the_error() 
     }
     verified_workers(&client.node, fakes.len()).await.unwrap();
 
-    // Most of these wait for a second worker to turn up, so all at once.
+    // Some of these wait for a second worker to turn up, so several at once.
     let node = &client.node;
-    let asking = Cheat::ALL
-        .map(|cheat| async move { (cheat, ask(node, &cheat.model(), "Hello!", TOKENS).await) });
-    let answers = futures::future::join_all(asking).await;
+    let asking = Cheat::ALL.map(|cheat| async move { (cheat, answer_of(node, cheat).await) });
+    let answers: Vec<_> = futures::stream::iter(asking).buffered(8).collect().await;
     for ((cheat, answer), fake) in answers.into_iter().zip(&fakes) {
         assert_outcome(&client, cheat, answer, fake.peer).await;
     }
     client.assert_alive("cheating workers").await;
-    let again = ask(&client.node, &Cheat::None.model(), "Again!", TOKENS).await;
+    let again = answer_of(&client.node, Cheat::None).await;
     again.expect("the honest one still serves");
+}
+
+/// What comes of asking a cheat. A quote that was late on a busy machine is asked for again, as the
+/// answer says one should.
+async fn answer_of(node: &Node, cheat: Cheat) -> Result<AnswerDetails, Error> {
+    let wanted = cheat.outcome().status;
+    let mut answer = None;
+    wait("the worker is asked", async || {
+        let came = ask(node, &cheat.model(), "Hello!", TOKENS).await;
+        let late = came.as_ref().is_err_and(|error| error.status == 503);
+        answer = Some(came);
+        !late || wanted == 503
+    })
+    .await;
+    answer.unwrap()
 }
 
 async fn join(mesh: &Mesh, cheat: Cheat) -> Fake {
@@ -200,7 +215,7 @@ async fn join(mesh: &Mesh, cheat: Cheat) -> Fake {
 async fn assert_outcome(
     client: &Watched,
     cheat: Cheat,
-    answer: Result<cocoon::gateway_client::AnswerDetails, Error>,
+    answer: Result<AnswerDetails, Error>,
     peer: PeerId,
 ) {
     let Outcome {

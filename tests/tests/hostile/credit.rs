@@ -7,7 +7,7 @@ use cocoon_protocol::receipt::Ending;
 use cocoon_protocol::{
     ClientFrame, FinishReason, JobErrorCode, JobRequest, NanoTon, Receipt, TonAddress, WorkerFrame,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::buyer::{Buyer, End, Talk};
 use crate::mesh::{LIMIT, wait};
@@ -163,10 +163,11 @@ async fn pays_by_drops(buyer: &Buyer, purse: &Purse, channel: TonAddress) -> Nan
 async fn pays_a_drop_in_time(buyer: &Buyer, purse: &Purse, channels: [TonAddress; 2]) -> NanoTon {
     let mut talk = buyer.order(channels[0], MANY).await;
     use_the_window_up(&mut talk).await;
-    tokio::time::sleep(VOUCHER_LIMIT.mul_f32(0.5)).await;
+    let silent = Instant::now();
+    tokio::time::sleep_until(silent + VOUCHER_LIMIT.mul_f32(0.25)).await;
     let mut later = buyer.order(channels[1], MANY).await;
     use_the_window_up(&mut later).await;
-    tokio::time::sleep(VOUCHER_LIMIT.mul_f32(0.3)).await;
+    tokio::time::sleep_until(silent + VOUCHER_LIMIT.mul_f32(0.8)).await;
     let drop = talk.base.saturating_add(NanoTon::from_nano(1));
     talk.send(&ClientFrame::Voucher(purse.sign(channels[0], drop)))
         .await;

@@ -333,9 +333,9 @@ async fn more_questions_than_an_allowance(scene: &mut Scene) {
         evidence: Digest::sha256(b"again and again"),
     };
     let question = request.encode();
-    let answers = futures::future::join_all((0..100).map(|_| rogue.ask("evidence", &question)));
+    let answers = futures::future::join_all((0..200).map(|_| rogue.ask("evidence", &question)));
     let answered = answers.await.iter().flatten().count();
-    assert!((1..100).contains(&answered), "{answered} of 100 answered");
+    assert!((1..200).contains(&answered), "{answered} of 200 answered");
     scene.assert_alive("more questions than an allowance").await;
 }
 
@@ -357,7 +357,7 @@ async fn sessions_that_say_nothing(scene: &mut Scene) {
     }
     wait("the ninth of each is refused", async || {
         let refused = "cocoon_net_refused_total{what=\"session: limit\"}";
-        scene.worker.metric(refused).await == 4
+        scene.worker.metric(refused).await >= 4
     })
     .await;
     scene.honest_job("sessions that say nothing").await;
