@@ -15,8 +15,8 @@ use cocoon_protocol::evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, E
 use cocoon_protocol::ids::{Digest, PeerId};
 use cocoon_protocol::session::{EnclaveSecrets, SessionBinding};
 use cocoon_protocol::units::UnixMillis;
-use ed25519_dalek::SigningKey;
 use cocoon_settlement::chain::{Chain, ChainError};
+use ed25519_dalek::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{info, warn};
@@ -194,15 +194,17 @@ impl Handler<Ask<Examine>> for Attestor {
             Arc::clone(&self.admission),
             query.advert,
         );
-        context.spawn(examination.into_actor(self).map(
-            move |examination, actor: &mut Self, _| {
-                actor.examining = actor.examining.saturating_sub(1);
-                reply.send(match examination {
-                    Ok((verdict, bundle)) => actor.conclude(peer, verdict, bundle),
-                    Err(reason) => Examined::Refused { reason },
-                });
-            },
-        ));
+        context.spawn(
+            examination
+                .into_actor(self)
+                .map(move |examination, actor: &mut Self, _| {
+                    actor.examining = actor.examining.saturating_sub(1);
+                    reply.send(match examination {
+                        Ok((verdict, bundle)) => actor.conclude(peer, verdict, bundle),
+                        Err(reason) => Examined::Refused { reason },
+                    });
+                }),
+        );
     }
 }
 

@@ -48,8 +48,7 @@ impl Directory {
         for output in self.machine.handle(now, input) {
             match output {
                 DirectoryOutput::FetchEvidence { peer, evidence } => {
-                    let (Some(attestor), Some(entry)) =
-                        (&self.attestor, self.machine.entry(&peer))
+                    let (Some(attestor), Some(entry)) = (&self.attestor, self.machine.entry(&peer))
                     else {
                         continue;
                     };

@@ -6,7 +6,9 @@
 
 use crate::ask::{Ask, Named, Query};
 use actix::prelude::*;
-use cocoon_inference::{Engine as Model, EngineError, Message as ChatMessage, Prompt, SamplingParams, Step};
+use cocoon_inference::{
+    Engine as Model, EngineError, Message as ChatMessage, Prompt, SamplingParams, Step,
+};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot};

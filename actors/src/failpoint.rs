@@ -30,9 +30,7 @@ pub fn reached(name: &str) {
         && armed == name
         && HITS.fetch_add(1, Ordering::SeqCst).saturating_add(1) == *count
     {
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }

@@ -287,7 +287,9 @@ impl Inbox {
             SwarmNotice::RoundTrip { peer, millis } => {
                 tell(&self.mesh, Link::RoundTrip(peer, millis))
             }
-            SwarmNotice::Listening { address } => tell_surely(&self.mesh, Link::Listening(address)).await,
+            SwarmNotice::Listening { address } => {
+                tell_surely(&self.mesh, Link::Listening(address)).await
+            }
         }
     }
 

@@ -190,7 +190,10 @@ impl Metrics {
     /// Counts a job as running for as long as the guard lives.
     #[must_use]
     pub fn running(&self, role: Side) -> Running {
-        let gauge = self.running_jobs.get_or_create(&SideLabels { role }).clone();
+        let gauge = self
+            .running_jobs
+            .get_or_create(&SideLabels { role })
+            .clone();
         gauge.inc();
         Running(gauge)
     }

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::failpoint;
 use crate::metrics::Metrics;
 use actix::prelude::*;
+use cocoon_protocol::NanoTon;
 use cocoon_protocol::TonAddress;
 use cocoon_settlement::chain::{Chain, ChainError, TransactionSummary};
 use cocoon_settlement::contract::{
@@ -24,7 +25,6 @@ use cocoon_settlement::settler::{
 };
 use cocoon_settlement::store::RocksStore;
 use cocoon_settlement::wallet::Wallet;
-use cocoon_protocol::NanoTon;
 use ed25519_dalek::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -117,7 +117,13 @@ impl Settler {
                 self.sound = !sound;
             }
         }
-        if self.machine.is_settled() && self.settling.ledger.unsettled().is_ok_and(|left| left.entries == 0) {
+        if self.machine.is_settled()
+            && self
+                .settling
+                .ledger
+                .unsettled()
+                .is_ok_and(|left| left.entries == 0)
+        {
             for waiting in self.flush_waiting.drain(..) {
                 waiting.send(());
             }
@@ -213,9 +219,7 @@ impl Settler {
             sent.map_err(|error| {
                 warn!(%error, "message not taken by the chain");
                 match error {
-                    ChainError::NotAccepted { exit_code, .. } => {
-                        SendFailure::Refused { exit_code }
-                    }
+                    ChainError::NotAccepted { exit_code, .. } => SendFailure::Refused { exit_code },
                     ChainError::BadMessage { .. } | ChainError::Encoding { .. } => {
                         SendFailure::Refused { exit_code: None }
                     }
@@ -244,18 +248,19 @@ impl Settler {
             let state = fetch_ledger(chain.as_ref(), address).await?;
             Ok::<_, ChainError>((seen, state, head))
         };
-        context.spawn(look.into_actor(self).map(move |looked, actor, context| {
-            match looked {
-                Ok((seen, state, head)) => {
-                    actor.deploying &= state.is_none();
-                    actor.transactions(address, &seen, context);
-                    let view = state.as_ref().map(LedgerView::from);
-                    let unix = head.unix;
-                    actor.drive(SettlerInput::Ledger { unix, view }, context);
-                }
-                Err(error) => warn!(%error, "the ledger contract could not be read"),
-            }
-        }));
+        context.spawn(
+            look.into_actor(self)
+                .map(move |looked, actor, context| match looked {
+                    Ok((seen, state, head)) => {
+                        actor.deploying &= state.is_none();
+                        actor.transactions(address, &seen, context);
+                        let view = state.as_ref().map(LedgerView::from);
+                        let unix = head.unix;
+                        actor.drive(SettlerInput::Ledger { unix, view }, context);
+                    }
+                    Err(error) => warn!(%error, "the ledger contract could not be read"),
+                }),
+        );
     }
 
     fn look_at_channel(&self, channel: TonAddress, context: &mut Context<Self>) {
@@ -267,32 +272,28 @@ impl Settler {
             let state = fetch_channel(chain.as_ref(), channel).await?;
             Ok::<_, ChainError>((seen, state, head))
         };
-        context.spawn(look.into_actor(self).map(move |looked, actor, context| {
-            match looked {
-                Ok((seen, state, head)) => {
-                    actor.transactions(channel, &seen, context);
-                    let view = state.as_ref().map(ChannelView::from);
-                    let unix = head.unix;
-                    actor.drive(
-                        SettlerInput::Channel {
-                            unix,
-                            channel,
-                            view,
-                        },
-                        context,
-                    );
-                }
-                Err(error) => warn!(%error, %channel, "a channel could not be read"),
-            }
-        }));
+        context.spawn(
+            look.into_actor(self)
+                .map(move |looked, actor, context| match looked {
+                    Ok((seen, state, head)) => {
+                        actor.transactions(channel, &seen, context);
+                        let view = state.as_ref().map(ChannelView::from);
+                        let unix = head.unix;
+                        actor.drive(
+                            SettlerInput::Channel {
+                                unix,
+                                channel,
+                                view,
+                            },
+                            context,
+                        );
+                    }
+                    Err(error) => warn!(%error, %channel, "a channel could not be read"),
+                }),
+        );
     }
 
-    fn transactions(
-        &mut self,
-        account: TonAddress,
-        news: &News,
-        context: &mut Context<Self>,
-    ) {
+    fn transactions(&mut self, account: TonAddress, news: &News, context: &mut Context<Self>) {
         let read = self.read.entry(account).or_insert(news.read);
         *read = news.read.max(*read);
         for summary in &news.seen {
@@ -351,7 +352,10 @@ async fn news(
     after: Option<u64>,
 ) -> Result<News, ChainError> {
     let Some(after) = after else {
-        let read = chain.account(account).await?.map_or(0, |state| state.last_lt);
+        let read = chain
+            .account(account)
+            .await?
+            .map_or(0, |state| state.last_lt);
         return Ok(News {
             seen: Vec::new(),
             read,

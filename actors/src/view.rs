@@ -180,8 +180,7 @@ impl View {
             return;
         };
         status.wallet = Some(address.to_string());
-        if let Ok(Ok(account)) =
-            tokio::time::timeout(CHAIN_PATIENCE, chain.account(*address)).await
+        if let Ok(Ok(account)) = tokio::time::timeout(CHAIN_PATIENCE, chain.account(*address)).await
         {
             status.wallet_balance_nanoton =
                 Some(account.map_or(0, |account| account.balance.nano()));
@@ -222,7 +221,10 @@ impl View {
             });
         }
         status.settlement = Some(SettlementStatus {
-            ledger: self.ledger.map(|ledger| ledger.to_string()).unwrap_or_default(),
+            ledger: self
+                .ledger
+                .map(|ledger| ledger.to_string())
+                .unwrap_or_default(),
             confirmed_batch: books
                 .batches
                 .iter()
@@ -277,7 +279,11 @@ fn internal(error: impl ToString) -> GatewayError {
     }
 }
 
-fn worker_status(entry: &Entry, verdict: Option<&Verdict>, round_trip: Option<f64>) -> WorkerStatus {
+fn worker_status(
+    entry: &Entry,
+    verdict: Option<&Verdict>,
+    round_trip: Option<f64>,
+) -> WorkerStatus {
     let (standing, verified_until_unix_ms, reason) = match &entry.standing {
         Standing::Unverified => (WorkerStanding::Unverified, None, None),
         Standing::Fetching { .. } => (WorkerStanding::Fetching, None, None),
@@ -285,7 +291,10 @@ fn worker_status(entry: &Entry, verdict: Option<&Verdict>, round_trip: Option<f6
         Standing::Rejected { reason } => (WorkerStanding::Rejected, None, Some(reason.clone())),
     };
     let count = |counts: &dyn Fn(FactorResult) -> bool, verdict: &Verdict| {
-        let factors = verdict.factors.iter().filter(|factor| counts(factor.result));
+        let factors = verdict
+            .factors
+            .iter()
+            .filter(|factor| counts(factor.result));
         u32::try_from(factors.count()).unwrap_or(u32::MAX)
     };
     let price = entry.advert.models.first().map(|terms| terms.price);

@@ -153,8 +153,7 @@ impl WorkerLife {
         };
         let source = Arc::clone(&self.source);
         // A quote takes tens of milliseconds of a guest's time.
-        let bundle =
-            tokio::task::spawn_blocking(move || source.make(now, &claims)).await??;
+        let bundle = tokio::task::spawn_blocking(move || source.make(now, &claims)).await??;
         info!(epoch, beacon = head.seqno, "entered an epoch with new keys");
         Ok(Enclave {
             secrets,

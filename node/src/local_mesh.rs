@@ -92,7 +92,12 @@ pub struct Process {
 }
 
 impl Process {
-    fn start(binary: &Path, name: &str, data_dir: PathBuf, command: &mut Command) -> Result<(Self, Option<String>), MeshError> {
+    fn start(
+        binary: &Path,
+        name: &str,
+        data_dir: PathBuf,
+        command: &mut Command,
+    ) -> Result<(Self, Option<String>), MeshError> {
         std::fs::create_dir_all(&data_dir).map_err(io(format!("making {}", data_dir.display())))?;
         let log = data_dir.join("log");
         let file = std::fs::OpenOptions::new()
@@ -319,7 +324,8 @@ impl Launcher {
         command
             .args(["devnet", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data_dir);
-        let (process, url) = Process::start(&self.binary, "devnet", data_dir.clone(), &mut command)?;
+        let (process, url) =
+            Process::start(&self.binary, "devnet", data_dir.clone(), &mut command)?;
         let url = url.ok_or_else(|| MeshError::Malformed {
             path: data_dir,
             reason: "the devnet did not say its URL".to_owned(),
@@ -331,13 +337,21 @@ impl Launcher {
     ///
     /// # Errors
     /// If the process cannot be started.
-    pub fn spawn(&self, name: &str, role: &str, settings: &[(&str, &str)]) -> Result<Process, MeshError> {
+    pub fn spawn(
+        &self,
+        name: &str,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Process, MeshError> {
         let data_dir = self.directory.join(name);
         let _ = std::fs::remove_file(data_dir.join(RUN_FILE));
         let mut command = self.command();
         command
             .args(["run", "--role", role, "--http-address", "127.0.0.1:0"])
-            .args(["--listen", "/ip4/127.0.0.1/udp/0/quic-v1,/ip4/127.0.0.1/tcp/0"])
+            .args([
+                "--listen",
+                "/ip4/127.0.0.1/udp/0/quic-v1,/ip4/127.0.0.1/tcp/0",
+            ])
             .args(["--network", "demo", "--evidence", "simulated", "--data-dir"])
             .arg(&data_dir);
         for (setting, value) in settings {
@@ -367,11 +381,10 @@ impl Launcher {
                 Err(_) => tokio::time::sleep(LOOK).await,
             }
         };
-        let run: RunFile =
-            serde_json::from_slice(&text).map_err(|error| MeshError::Malformed {
-                path,
-                reason: error.to_string(),
-            })?;
+        let run: RunFile = serde_json::from_slice(&text).map_err(|error| MeshError::Malformed {
+            path,
+            reason: error.to_string(),
+        })?;
         let http = GatewayClient::new(&format!("http://{}", run.http), None)?;
         Ok(Node { process, run, http })
     }
@@ -380,7 +393,12 @@ impl Launcher {
     ///
     /// # Errors
     /// As [`Self::spawn`] and [`Self::reach`].
-    pub async fn node(&self, name: &str, role: &str, settings: &[(&str, &str)]) -> Result<Node, MeshError> {
+    pub async fn node(
+        &self,
+        name: &str,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Node, MeshError> {
         self.reach(self.spawn(name, role, settings)?).await
     }
 }
@@ -389,7 +407,10 @@ impl Launcher {
 ///
 /// # Errors
 /// If the chain refuses.
-pub async fn fund(chain: &DevnetClient, wallets: &[(TonAddress, NanoTon)]) -> Result<(), MeshError> {
+pub async fn fund(
+    chain: &DevnetClient,
+    wallets: &[(TonAddress, NanoTon)],
+) -> Result<(), MeshError> {
     let faucet = faucet()?;
     for some in wallets.chunks(TRANSFERS_AT_ONCE) {
         let messages: Vec<_> = some

@@ -43,7 +43,10 @@ mod tests {
             id: "devnet".to_owned(),
             trust_domain: Digest::from_bytes([domain; 32]),
         };
-        assert_eq!(network(1).protocol("offer"), "/cocoon/devnet/01010101/offer/1");
+        assert_eq!(
+            network(1).protocol("offer"),
+            "/cocoon/devnet/01010101/offer/1"
+        );
         assert_ne!(network(1).protocol("offer"), network(2).protocol("offer"));
         assert_ne!(network(1).topic("adverts"), network(2).topic("adverts"));
     }

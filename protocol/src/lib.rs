@@ -32,7 +32,9 @@ pub use directory::{Directory, DirectoryConfig, DirectoryInput, DirectoryOutput}
 pub use domain::Network;
 pub use evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
 pub use ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
-pub use job::{ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame};
+pub use job::{
+    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
+};
 pub use metering::{Payee, Payer};
 pub use negotiation::{Negotiation, Offer, OfferBook, QuoteReply, QuoteRequest, Refusal};
 pub use receipt::{Ending, Receipt, SignedReceipt};

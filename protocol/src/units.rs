@@ -181,7 +181,16 @@ mod tests {
 
     #[test]
     fn what_is_no_amount_is_refused() {
-        for text in ["", ".", "1.", ".5", "-1", "1e3", "1.0000000001", "18446744074"] {
+        for text in [
+            "",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "1e3",
+            "1.0000000001",
+            "18446744074",
+        ] {
             assert!(text.parse::<NanoTon>().is_err(), "{text}");
         }
     }

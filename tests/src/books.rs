@@ -54,14 +54,28 @@ impl ChannelBook {
 
 /// Every channel that the client knows.
 pub async fn channels(network: &Network) -> Vec<ChannelBook> {
-    let client = network.client.http.status().await.expect("the client's status");
+    let client = network
+        .client
+        .http
+        .status()
+        .await
+        .expect("the client's status");
     let mut books = Vec::new();
     for line in client.channels {
         let address: TonAddress = line.address.parse().expect("an address");
         let worker = network.worker_of(&line.peer.expect("whom the channel pays"));
-        let status = network.workers[worker].http.status().await.expect("a status");
-        let theirs = status.channels.iter().find(|theirs| theirs.address == line.address);
-        let chain = fetch_channel(&network.chain, address).await.expect("the chain");
+        let status = network.workers[worker]
+            .http
+            .status()
+            .await
+            .expect("a status");
+        let theirs = status
+            .channels
+            .iter()
+            .find(|theirs| theirs.address == line.address);
+        let chain = fetch_channel(&network.chain, address)
+            .await
+            .expect("the chain");
         let chain = chain.expect("a channel that the client calls open is on chain");
         assert_eq!(
             line.claimed_nanoton,
@@ -74,7 +88,9 @@ pub async fn channels(network: &Network) -> Vec<ChannelBook> {
             .iter()
             .flat_map(|one| &one.sent)
             .filter(|sent| sent.destination == wallet && !sent.bounced)
-            .fold(NanoTon::ZERO, |sum, sent| sum.checked_add(sent.value).unwrap());
+            .fold(NanoTon::ZERO, |sum, sent| {
+                sum.checked_add(sent.value).unwrap()
+            });
         books.push(ChannelBook {
             address,
             worker,
@@ -98,7 +114,9 @@ pub fn change<'a>(transactions: impl IntoIterator<Item = &'a TransactionSummary>
         .into_iter()
         .map(|one| {
             let sent = one.sent.iter();
-            let out: u64 = sent.map(|sent| sent.value.nano() + sent.forward_fee.nano()).sum();
+            let out: u64 = sent
+                .map(|sent| sent.value.nano() + sent.forward_fee.nano())
+                .sum();
             i128::from(one.value.nano()) - i128::from(one.total_fees.nano()) - i128::from(out)
         })
         .sum()
@@ -106,8 +124,15 @@ pub fn change<'a>(transactions: impl IntoIterator<Item = &'a TransactionSummary>
 
 /// All transactions of an account, oldest first.
 pub async fn transactions(network: &Network, account: TonAddress) -> Vec<TransactionSummary> {
-    let page = network.chain.transactions(account, 0, PAGE).await.expect("the chain");
-    assert!(page.len() < usize::from(PAGE), "more transactions than a page holds");
+    let page = network
+        .chain
+        .transactions(account, 0, PAGE)
+        .await
+        .expect("the chain");
+    assert!(
+        page.len() < usize::from(PAGE),
+        "more transactions than a page holds"
+    );
     page
 }
 
@@ -134,13 +159,26 @@ pub async fn settled(worker: &Node) -> SettlementStatus {
 /// Where a worker's ledger contract is, or will be.
 pub async fn ledger_address(worker: &Node) -> TonAddress {
     let status = worker.http.status().await.expect("a status");
-    status.settlement.expect("a settlement").ledger.parse().expect("an address")
+    status
+        .settlement
+        .expect("a settlement")
+        .ledger
+        .parse()
+        .expect("an address")
 }
 
 /// A worker's ledger contract, and its transactions.
-pub async fn ledger(network: &Network, address: TonAddress) -> (LedgerState, Vec<TransactionSummary>) {
-    let state = fetch_ledger(&network.chain, address).await.expect("the chain");
-    (state.expect("a ledger contract"), transactions(network, address).await)
+pub async fn ledger(
+    network: &Network,
+    address: TonAddress,
+) -> (LedgerState, Vec<TransactionSummary>) {
+    let state = fetch_ledger(&network.chain, address)
+        .await
+        .expect("the chain");
+    (
+        state.expect("a ledger contract"),
+        transactions(network, address).await,
+    )
 }
 
 /// Waits until the chain has taken a worker's batch, whether the worker lives or not.
@@ -199,7 +237,9 @@ pub fn on_disk(worker: &Node) -> WorkerSummary {
     let copy = tempfile::tempdir().expect("a directory");
     copy_directory(&worker.process.data_dir.join("ledger"), copy.path());
     let store = RocksStore::open(copy.path(), SCHEMA).expect("a ledger that opens");
-    WorkerLedger::new(store).summary().expect("a ledger that adds up")
+    WorkerLedger::new(store)
+        .summary()
+        .expect("a ledger that adds up")
 }
 
 fn copy_directory(from: &Path, to: &Path) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::needles::Needles;
 use crate::program::skip;
 
 /// Longest wait for tcpdump to have written what was sent.
@@ -45,9 +46,10 @@ pub struct Capture {
 /// When this returns, everything that is sent from now on is captured.
 pub fn start(path: &Path) -> Option<Capture> {
     let file = File::create(path).expect("a file for the capture");
-    // To standard output: where tcpdump may write as which user differs between systems.
+    // To standard output: where tcpdump may write as which user differs between systems. A large buffer,
+    // because a machine with two cores is busy with models meanwhile.
     let started = Command::new("tcpdump")
-        .args(["-i", "lo", "-U", "--immediate-mode", "-B", "65536", "-w", "-"])
+        .args(["-i", "lo", "-U", "-B", "131072", "-w", "-"])
         .stdin(Stdio::null())
         .stdout(file)
         .stderr(Stdio::piped())
@@ -55,7 +57,10 @@ pub fn start(path: &Path) -> Option<Capture> {
     let mut tcpdump = match started {
         Ok(child) => child,
         Err(error) => {
-            skip("COCOON_REQUIRE_CAPTURE", &format!("no capture of the traffic: tcpdump: {error}"));
+            skip(
+                "COCOON_REQUIRE_CAPTURE",
+                &format!("no capture of the traffic: tcpdump: {error}"),
+            );
             return None;
         }
     };
@@ -85,15 +90,19 @@ impl Capture {
     fn mark(&self, word: &str) {
         let address = self.marker.local_addr().expect("an address");
         let message = format!("cocoon-capture-{word}-{}", address.port());
-        self.marker.send_to(message.as_bytes(), address).expect("a datagram");
+        self.marker
+            .send_to(message.as_bytes(), address)
+            .expect("a datagram");
+        let marker = Needles::new(vec![("the marker".to_owned(), message.into_bytes())]);
         let started = Instant::now();
-        loop {
-            let bytes = std::fs::read(&self.path).expect("the capture");
-            let whole = bytes.windows(message.len()).rev().any(|window| window == message.as_bytes());
-            if whole {
-                return;
-            }
-            assert!(started.elapsed() < PATIENCE, "tcpdump does not write what is sent");
+        while marker
+            .find(&std::fs::read(&self.path).expect("the capture"))
+            .is_empty()
+        {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "tcpdump does not write what is sent"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -103,7 +112,10 @@ impl Capture {
     pub fn stop(mut self) -> Traffic {
         self.mark("end");
         let pid = self.tcpdump.id().to_string();
-        let asked = Command::new("kill").args(["-INT", &pid]).status().expect("kill");
+        let asked = Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .expect("kill");
         assert!(asked.success());
         let mut said = String::new();
         for line in BufReader::new(self.tcpdump.stderr.take().expect("piped")).lines() {
@@ -111,7 +123,10 @@ impl Capture {
             said.push('\n');
         }
         self.tcpdump.wait().expect("tcpdump's end");
-        assert!(said.contains("\n0 packets dropped by kernel"), "packets were missed: {said}");
+        assert!(
+            said.contains("\n0 packets dropped by kernel"),
+            "packets were missed: {said}"
+        );
         Traffic::parse(&std::fs::read(&self.path).expect("the capture"))
     }
 }
@@ -130,7 +145,11 @@ impl Traffic {
         const HEADER: usize = 24;
         const RECORD: usize = 16;
         let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-        assert_eq!(number(0), 0xa1b2_c3d4, "a little-endian capture with microseconds");
+        assert_eq!(
+            number(0),
+            0xa1b2_c3d4,
+            "a little-endian capture with microseconds"
+        );
         assert_eq!(number(20), 1, "Ethernet");
         let mut packets = Vec::new();
         let mut at = HEADER;
@@ -147,7 +166,9 @@ impl Traffic {
 
     /// Packets from or to a port.
     pub fn of_port(&self, port: u16) -> impl Iterator<Item = &Packet> {
-        self.packets.iter().filter(move |packet| packet.from == port || packet.to == port)
+        self.packets
+            .iter()
+            .filter(move |packet| packet.from == port || packet.to == port)
     }
 
     /// What each flow carried in each direction, its packets joined in the order in which they came,
@@ -186,7 +207,11 @@ fn parse_transport(frame: &[u8]) -> Option<Packet> {
         [0x86, 0xdd] => (*ip.get(6)?, ip.get(40..)?),
         _ => return None,
     };
-    let port = |at: usize| Some(u16::from_be_bytes(transport.get(at..at + 2)?.try_into().ok()?));
+    let port = |at: usize| {
+        Some(u16::from_be_bytes(
+            transport.get(at..at + 2)?.try_into().ok()?,
+        ))
+    };
     let header = match protocol {
         6 => usize::from(transport.get(12)? >> 4) * 4,
         17 => 8,
@@ -221,13 +246,19 @@ mod tests {
             }
         );
         let strange = vec![1; 20];
-        assert_eq!(packet(&strange).payload, strange, "what is not understood is kept whole");
+        assert_eq!(
+            packet(&strange).payload,
+            strange,
+            "what is not understood is kept whole"
+        );
     }
 
     #[test]
     fn what_is_sent_between_start_and_stop_is_in_the_capture() {
         let directory = tempfile::tempdir().unwrap();
-        let Some(capture) = start(&directory.path().join("capture")) else { return };
+        let Some(capture) = start(&directory.path().join("capture")) else {
+            return;
+        };
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         socket.send_to(b"something", ("127.0.0.1", port)).unwrap();
@@ -236,7 +267,11 @@ mod tests {
         assert_eq!(seen.len(), 1);
         assert_eq!(seen[0].payload, b"something");
         let others = traffic.flows_without(port);
-        assert!(others.values().any(|flow| flow.starts_with(b"cocoon-capture-begin")));
+        assert!(
+            others
+                .values()
+                .any(|flow| flow.starts_with(b"cocoon-capture-begin"))
+        );
         assert!(!others.values().any(|flow| flow == b"something"));
     }
 }

@@ -101,7 +101,10 @@ pub async fn try_stream(
         let body: Value = response.json().await.expect("a JSON body");
         return Err(code_of(&body).unwrap_or_else(|| panic!("an error without a code: {body}")));
     }
-    let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+    let kind = response.headers()["content-type"]
+        .to_str()
+        .unwrap()
+        .to_owned();
     assert!(kind.starts_with("text/event-stream"), "{kind}");
     let mut events = response.bytes_stream().eventsource();
     let mut transcript = Transcript::default();
@@ -112,7 +115,9 @@ pub async fn try_stream(
             continue;
         }
         let event: Value = serde_json::from_str(&data).expect("JSON in an event");
-        let text = event.pointer("/choices/0/delta/content").and_then(Value::as_str);
+        let text = event
+            .pointer("/choices/0/delta/content")
+            .and_then(Value::as_str);
         let text = text.filter(|text| !text.is_empty()).map(str::to_owned);
         transcript.events.push(event);
         if let Some(text) = text {
@@ -142,10 +147,15 @@ pub async fn ask_whole(node: &Node, prompt: &str, max_tokens: u32) -> Result<Ans
         return Err(code);
     }
     assert_eq!(body["object"], "chat.completion");
-    let text = body.pointer("/choices/0/message/content").expect("a message");
+    let text = body
+        .pointer("/choices/0/message/content")
+        .expect("a message");
     Ok(Answer {
         text: text.as_str().expect("text").to_owned(),
-        finish_reason: body["choices"][0]["finish_reason"].as_str().unwrap().to_owned(),
+        finish_reason: body["choices"][0]["finish_reason"]
+            .as_str()
+            .unwrap()
+            .to_owned(),
         usage: Usage::deserialize(&body["usage"]).expect("usage"),
         details: AnswerDetails::deserialize(&body["cocoon"]).expect("the object `cocoon`"),
     })
@@ -165,11 +175,20 @@ impl Transcript {
         let Some((done, chunks)) = self.events.split_last() else {
             panic!("an empty stream");
         };
-        assert_eq!(done, "[DONE]", "the last event; before it: {:?}", chunks.last());
+        assert_eq!(
+            done,
+            "[DONE]",
+            "the last event; before it: {:?}",
+            chunks.last()
+        );
         let Some((usage, chunks)) = chunks.split_last() else {
             panic!("nothing but [DONE]");
         };
-        assert_eq!(usage["choices"], json!([]), "the chunk with the usage has no choice");
+        assert_eq!(
+            usage["choices"],
+            json!([]),
+            "the chunk with the usage has no choice"
+        );
         let Some((last, before)) = chunks.split_last() else {
             panic!("nothing but usage");
         };
@@ -186,10 +205,16 @@ impl Transcript {
         let details = AnswerDetails::deserialize(&last["cocoon"]).expect("the object `cocoon`");
         assert_eq!(last["id"], format!("chatcmpl-{}", details.job));
         let usage = Usage::deserialize(&usage["usage"]).expect("usage");
-        assert_eq!(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens);
+        assert_eq!(
+            usage.total_tokens,
+            usage.prompt_tokens + usage.completion_tokens
+        );
         Answer {
             text: self.text(),
-            finish_reason: last["choices"][0]["finish_reason"].as_str().unwrap().to_owned(),
+            finish_reason: last["choices"][0]["finish_reason"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
             usage,
             details,
         }
@@ -202,8 +227,14 @@ impl Transcript {
         let Some((last, before)) = self.events.split_last() else {
             panic!("an empty stream");
         };
-        let error = last.get("error").unwrap_or_else(|| panic!("no error at the end: {last}"));
-        assert!(before.iter().all(|event| event.get("error").is_none() && event != "[DONE]"));
+        let error = last
+            .get("error")
+            .unwrap_or_else(|| panic!("no error at the end: {last}"));
+        assert!(
+            before
+                .iter()
+                .all(|event| event.get("error").is_none() && event != "[DONE]")
+        );
         assert!(error["type"].is_string(), "{error}");
         let text = |name: &str| error[name].as_str().expect(name).to_owned();
         (text("code"), text("message"))

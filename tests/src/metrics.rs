@@ -26,7 +26,12 @@ pub async fn scrape(node: &Node) -> Scrape {
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     let text = response.text().await.expect("text");
     assert!(text.ends_with("# EOF\n"), "an unfinished scrape");
-    Scrape(text.lines().filter(|line| !line.starts_with('#')).map(sample).collect())
+    Scrape(
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(sample)
+            .collect(),
+    )
 }
 
 /// `name{label="value",…} value`. None of our labels' values holds a comma or a quote.

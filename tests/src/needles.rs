@@ -30,7 +30,10 @@ impl Needles {
     pub fn of_secrets<'a>(secrets: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut list = Vec::new();
         for (name, secret) in secrets {
-            assert!(secret.len() >= SHORTEST_SECRET, "{name} is too short: {secret:?}");
+            assert!(
+                secret.len() >= SHORTEST_SECRET,
+                "{name} is too short: {secret:?}"
+            );
             for (spelling, bytes) in spellings(secret) {
                 list.push((format!("{name}, {spelling}"), bytes));
             }
@@ -103,23 +106,38 @@ fn spellings(secret: &str) -> Vec<(String, Vec<u8>)> {
     let mut all = vec![
         ("as it is".to_owned(), bytes.to_vec()),
         ("hexadecimal".to_owned(), hex::encode(bytes).into_bytes()),
-        ("HEXADECIMAL".to_owned(), hex::encode_upper(bytes).into_bytes()),
+        (
+            "HEXADECIMAL".to_owned(),
+            hex::encode_upper(bytes).into_bytes(),
+        ),
         (
             "UTF-16".to_owned(),
             secret.encode_utf16().flat_map(u16::to_le_bytes).collect(),
         ),
-        ("a list of numbers".to_owned(), numbers.join(", ").into_bytes()),
-        ("a dense list of numbers".to_owned(), numbers.join(",").into_bytes()),
+        (
+            "a list of numbers".to_owned(),
+            numbers.join(", ").into_bytes(),
+        ),
+        (
+            "a dense list of numbers".to_owned(),
+            numbers.join(",").into_bytes(),
+        ),
     ];
     for offset in 0..3 {
-        for (name, engine) in [("base64", &STANDARD_NO_PAD), ("base64url", &URL_SAFE_NO_PAD)] {
+        for (name, engine) in [
+            ("base64", &STANDARD_NO_PAD),
+            ("base64url", &URL_SAFE_NO_PAD),
+        ] {
             let mut shifted = vec![0; offset];
             shifted.extend(bytes);
             let text = engine.encode(&shifted).into_bytes();
             // Characters that hold bits of a neighbour are not the secret's alone.
             let first = (offset * 8).div_ceil(6);
             let last = shifted.len() * 8 / 6;
-            all.push((format!("{name} at offset {offset}"), text[first..last].to_vec()));
+            all.push((
+                format!("{name} at offset {offset}"),
+                text[first..last].to_vec(),
+            ));
         }
     }
     all
@@ -151,7 +169,10 @@ mod tests {
         for cut in 0..text.len() {
             let back = cut.saturating_sub(needles.overlap());
             let (first, second) = (&text.as_bytes()[..cut], &text.as_bytes()[back..]);
-            assert!(!needles.find(first).is_empty() || !needles.find(second).is_empty(), "{cut}");
+            assert!(
+                !needles.find(first).is_empty() || !needles.find(second).is_empty(),
+                "{cut}"
+            );
         }
     }
 
@@ -163,26 +184,36 @@ mod tests {
             (hex::encode(SECRET), "hexadecimal"),
             (format!("{:?}", around(1).as_bytes()), "a list of numbers"),
             (
-                String::from_utf8(SECRET.encode_utf16().flat_map(u16::to_le_bytes).collect()).unwrap(),
+                String::from_utf8(SECRET.encode_utf16().flat_map(u16::to_le_bytes).collect())
+                    .unwrap(),
                 "UTF-16",
             ),
         ];
         for (text, spelling) in written {
-            assert_eq!(needles.find(text.as_bytes()), BTreeSet::from([format!("it, {spelling}").as_str()]));
+            assert_eq!(
+                needles.find(text.as_bytes()),
+                BTreeSet::from([format!("it, {spelling}").as_str()])
+            );
         }
         for offset in 0..9 {
             let text = base64::engine::general_purpose::STANDARD.encode(around(offset));
             let name = format!("it, base64 at offset {}", offset % 3);
-            assert!(needles.find(text.as_bytes()).contains(name.as_str()), "{offset}");
+            assert!(
+                needles.find(text.as_bytes()).contains(name.as_str()),
+                "{offset}"
+            );
         }
     }
 
     #[test]
     fn it_finds_what_a_plain_search_finds() {
-        let needles = ["abab", "babb", "aab", "bbbbbbb"].map(|text| (text.to_owned(), text.as_bytes().to_vec()));
+        let needles = ["abab", "babb", "aab", "bbbbbbb"]
+            .map(|text| (text.to_owned(), text.as_bytes().to_vec()));
         let search = Needles::new(needles.to_vec());
         for number in 0..1_u32 << 14 {
-            let haystack: Vec<u8> = (0..14).map(|bit| b'a' + u8::from(number >> bit & 1 == 1)).collect();
+            let haystack: Vec<u8> = (0..14)
+                .map(|bit| b'a' + u8::from(number >> bit & 1 == 1))
+                .collect();
             let plain: BTreeSet<_> = needles
                 .iter()
                 .filter(|(_, bytes)| haystack.windows(bytes.len()).any(|window| window == bytes))

@@ -29,7 +29,11 @@ pub fn files_below(directory: &Path) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(&directory).expect("a directory") {
             let entry = entry.expect("an entry");
             let kind = entry.file_type().expect("a file type");
-            assert!(!kind.is_symlink(), "{} leads elsewhere", entry.path().display());
+            assert!(
+                !kind.is_symlink(),
+                "{} leads elsewhere",
+                entry.path().display()
+            );
             if kind.is_dir() {
                 directories.push(entry.path());
             } else {
@@ -47,7 +51,9 @@ pub fn in_files(files: &[PathBuf], needles: &Needles) -> Finds {
     let mut finds = Vec::new();
     for path in files {
         // RocksDB removes files while a node runs.
-        let Ok(mut file) = File::open(path) else { continue };
+        let Ok(mut file) = File::open(path) else {
+            continue;
+        };
         let found = in_reader(&mut file, needles);
         if !found.is_empty() {
             finds.push((path.display().to_string(), found));
@@ -112,7 +118,10 @@ pub fn in_database(directory: &Path, needles: &Needles) -> (BTreeSet<String>, us
 pub fn compression(directory: &Path) -> BTreeMap<String, String> {
     let newest = files_below(directory)
         .into_iter()
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("OPTIONS-")))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("OPTIONS-"))
+        })
         .max()
         .expect("an options file");
     let text = std::fs::read_to_string(newest).expect("an options file");
@@ -184,16 +193,24 @@ pub fn in_memory(pid: u32, needles: &Needles) -> MemoryScan {
             scan.bytes += u64::try_from(read).unwrap();
             let found = needles.find(&buffer[..read]);
             if !found.is_empty() {
-                scan.found.entry(line.to_owned()).or_default().extend(names(&found));
+                scan.found
+                    .entry(line.to_owned())
+                    .or_default()
+                    .extend(names(&found));
             }
             let next = at + u64::try_from(read).unwrap();
             let overlap = u64::try_from(needles.overlap()).unwrap();
             // The last bytes of a piece are looked at again with the next, unless that is all there was.
-            at = if next < end { (at + 1).max(next - overlap) } else { next };
+            at = if next < end {
+                (at + 1).max(next - overlap)
+            } else {
+                next
+            };
         }
     }
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
-    scan.unreadable.retain(|line| maps.lines().any(|still| still == line));
+    scan.unreadable
+        .retain(|line| maps.lines().any(|still| still == line));
     scan
 }
 
@@ -205,12 +222,17 @@ pub fn written_files(pid: u32) -> BTreeSet<PathBuf> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors") {
         let entry = entry.expect("a descriptor");
         // Closed since the list was made.
-        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        let Ok(target) = std::fs::read_link(entry.path()) else {
+            continue;
+        };
         let number = entry.file_name().to_string_lossy().into_owned();
         let Ok(about) = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")) else {
             continue;
         };
-        let flags = about.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
+        let flags = about
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .expect("flags");
         let flags = u32::from_str_radix(flags.trim(), 8).expect("octal flags");
         // Sockets and pipes have no path; devices keep nothing.
         if flags & ACCESS != 0 && target.is_absolute() && !target.starts_with("/dev") {
@@ -250,7 +272,11 @@ mod tests {
         assert!(scans[0].names().contains("it, as it is"), "{:?}", scans[0]);
         assert!(scans[1].names().is_empty(), "{:?}", scans[1]);
         for scan in scans {
-            assert!(scan.bytes > 0 && scan.unreadable.is_empty(), "{:?}", scan.unreadable);
+            assert!(
+                scan.bytes > 0 && scan.unreadable.is_empty(),
+                "{:?}",
+                scan.unreadable
+            );
         }
     }
 
@@ -292,7 +318,10 @@ mod tests {
             database.flush().unwrap();
         }
         assert_eq!(databases_below(directory.path()), [directory.path()]);
-        assert_eq!(compression(directory.path())["default"], "kSnappyCompression");
+        assert_eq!(
+            compression(directory.path())["default"],
+            "kSnappyCompression"
+        );
         let (found, records) = in_database(directory.path(), &needles);
         assert!(found.contains("it, as it is"));
         assert_eq!(records, secret.len() - 5 + 1);

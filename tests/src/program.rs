@@ -21,7 +21,10 @@ pub fn cocoon() -> &'static Path {
             profile.expect("a target directory").join("cocoon")
         });
         let path = path.canonicalize().unwrap_or_else(|error| {
-            panic!("no program at {}: {error}; build it with `{BUILD}`", path.display())
+            panic!(
+                "no program at {}: {error}; build it with `{BUILD}`",
+                path.display()
+            )
         });
         let about = about(&path);
         assert!(

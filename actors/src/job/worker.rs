@@ -174,9 +174,7 @@ impl Job {
         let offer_id = lease.offer.id;
         let outcome = self.leased(&lease).await;
         info!(outcome = outcome.label(), "job ended");
-        self.parts
-            .metrics
-            .job_ended(Side::Worker, outcome.label());
+        self.parts.metrics.job_ended(Side::Worker, outcome.label());
         if let Err(error) = tell_surely(&self.parts.negotiator, Release(lease.id)).await {
             warn!(%error, %offer_id, "slot not released");
         }
@@ -186,9 +184,7 @@ impl Job {
         info!(code = error.code.label(), "job refused");
         let outcome = Outcome::Rejected(error.code);
         self.say_failed(error, None).await;
-        self.parts
-            .metrics
-            .job_ended(Side::Worker, outcome.label());
+        self.parts.metrics.job_ended(Side::Worker, outcome.label());
     }
 
     async fn say_failed(&mut self, error: JobError, receipt: Option<&SignedReceipt>) {
@@ -362,7 +358,11 @@ impl Job {
     }
 
     /// Sends what is gathered, waiting for credit if need be.
-    async fn send_tokens(&mut self, frame: &mut Frame, serving: &mut Serving<'_>) -> Option<Ending> {
+    async fn send_tokens(
+        &mut self,
+        frame: &mut Frame,
+        serving: &mut Serving<'_>,
+    ) -> Option<Ending> {
         let Frame { text, tokens } = std::mem::take(frame);
         if tokens == 0 && text.is_empty() {
             return None;
@@ -499,11 +499,9 @@ impl Job {
             Ending::Cancelled => Some(FinishReason::Cancelled),
             _ => None,
         };
-        self.parts.metrics.count_tokens(
-            Side::Worker,
-            TokenKind::Prompt,
-            serving.prompt_tokens,
-        );
+        self.parts
+            .metrics
+            .count_tokens(Side::Worker, TokenKind::Prompt, serving.prompt_tokens);
         // A job that failed before it cost anything leaves no receipt.
         let receipt = if finish.is_none() && serving.payee.output_tokens() == 0 {
             None

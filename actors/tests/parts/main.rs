@@ -16,3 +16,8 @@ mod engine;
 mod paying;
 mod pipe;
 mod settling;
+
+#[cfg(feature = "simulated-evidence")]
+mod finding_workers;
+#[cfg(feature = "simulated-evidence")]
+mod whole_jobs;

@@ -107,7 +107,10 @@ impl Scratch {
 
     fn keep(&self) {
         self.keep.set(true);
-        eprintln!("the logs of all processes are kept in {}", self.path.display());
+        eprintln!(
+            "the logs of all processes are kept in {}",
+            self.path.display()
+        );
     }
 }
 

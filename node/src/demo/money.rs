@@ -52,7 +52,13 @@ pub(super) async fn settle(
     let mut settled = Vec::new();
     for worker in &mesh.workers {
         worker.admin("settle").await?;
-        settled.push(waiting(&format!("{} settles", worker.process.name), until_settled(worker)).await?);
+        settled.push(
+            waiting(
+                &format!("{} settles", worker.process.name),
+                until_settled(worker),
+            )
+            .await?,
+        );
     }
     let client = mesh.client.http.status().await?;
     transactions(mesh, &settled, &client).await?;
@@ -101,7 +107,11 @@ async fn transactions(
     };
     for (worker, status) in mesh.workers.iter().zip(settled) {
         let name = &worker.process.name;
-        if let Some(ledger) = status.settlement.as_ref().and_then(|s| s.ledger.parse().ok()) {
+        if let Some(ledger) = status
+            .settlement
+            .as_ref()
+            .and_then(|s| s.ledger.parse().ok())
+        {
             for transaction in mesh.chain.transactions(ledger, 0, PAGE).await? {
                 // A message from the wallet deploys it; the ones from outside commit.
                 let what = match transaction.source {
@@ -192,7 +202,14 @@ async fn balances(
     let after = Purses::read(mesh).await?;
     let flows = flows(mesh, settled, client).await?;
     let mut table = table(
-        &["wallet", "before", "from channels", "into contracts", "fees", "after"],
+        &[
+            "wallet",
+            "before",
+            "from channels",
+            "into contracts",
+            "fees",
+            "after",
+        ],
         1,
     );
     for node in mesh.workers.iter().chain([&mesh.client]) {
@@ -233,7 +250,14 @@ async fn channels(
 ) -> Result<(), DemoError> {
     let receipted = receipts_by_channel(mesh, answers).await?;
     let mut table = table(
-        &["channel to", "deposited", "signed", "claimed", "in receipts", "left in it"],
+        &[
+            "channel to",
+            "deposited",
+            "signed",
+            "claimed",
+            "in receipts",
+            "left in it",
+        ],
         1,
     );
     for channel in &client.channels {
@@ -245,7 +269,10 @@ async fn channels(
             continue;
         };
         let signed = NanoTon::from_nano(channel.signed_nanoton);
-        let receipts = receipted.get(&channel.address).copied().unwrap_or(NanoTon::ZERO);
+        let receipts = receipted
+            .get(&channel.address)
+            .copied()
+            .unwrap_or(NanoTon::ZERO);
         table.add_row([
             name.clone(),
             NanoTon::from_nano(channel.deposit_nanoton).to_string(),
@@ -258,10 +285,20 @@ async fn channels(
             .iter()
             .flat_map(|worker| &worker.channels)
             .find(|held| held.address == channel.address)
-            .map_or(NanoTon::ZERO, |held| NanoTon::from_nano(held.signed_nanoton));
-        equal(&format!("{name}: claimed on chain and vouchers held"), held, state.claimed)?;
+            .map_or(NanoTon::ZERO, |held| {
+                NanoTon::from_nano(held.signed_nanoton)
+            });
+        equal(
+            &format!("{name}: claimed on chain and vouchers held"),
+            held,
+            state.claimed,
+        )?;
         if signed == receipts {
-            equal(&format!("{name}: claimed on chain and receipts"), receipts, state.claimed)?;
+            equal(
+                &format!("{name}: claimed on chain and receipts"),
+                receipts,
+                state.claimed,
+            )?;
         } else {
             interrupted(&name, signed, held, receipts)?;
         }
@@ -282,7 +319,12 @@ async fn channels(
 
 /// The killed worker's channel: its last job has vouchers and no receipt, and the very last
 /// voucher may have been signed for a process that was gone.
-fn interrupted(name: &str, signed: NanoTon, held: NanoTon, receipts: NanoTon) -> Result<(), DemoError> {
+fn interrupted(
+    name: &str,
+    signed: NanoTon,
+    held: NanoTon,
+    receipts: NanoTon,
+) -> Result<(), DemoError> {
     let wrong = |what: &str, expected: NanoTon, found: NanoTon| DemoError::Wrong {
         what: format!("{name}: {what}"),
         expected: format!("at most {expected}"),

@@ -94,7 +94,12 @@ pub(super) async fn tell(args: &DemoArgs, directory: &Path) -> Result<DemoMesh, 
     let before = Purses::read(&mesh).await?;
 
     steps.begin("A chat request, streamed");
-    let (first, _) = ask(&mesh.client, "What is the capital of France? Tell me about it.", 80).await?;
+    let (first, _) = ask(
+        &mesh.client,
+        "What is the capital of France? Tell me about it.",
+        80,
+    )
+    .await?;
     let first = answered(first)?;
     println!("   (a channel was opened on the way: the first job pays that price once)");
 
@@ -117,7 +122,11 @@ pub(super) async fn tell(args: &DemoArgs, directory: &Path) -> Result<DemoMesh, 
                 found: answer.worker.clone(),
             });
         }
-        println!("   answered by {}, receipt {}", short_peer(&answer.worker), short_peer(&answer.receipt));
+        println!(
+            "   answered by {}, receipt {}",
+            short_peer(&answer.worker),
+            short_peer(&answer.receipt)
+        );
     }
 
     steps.begin("Settlement");
@@ -130,18 +139,32 @@ pub(super) async fn tell(args: &DemoArgs, directory: &Path) -> Result<DemoMesh, 
     money::settle(&mesh, &before, &receipts).await?;
 
     steps.begin("Summary");
-    summary(&mesh.client.http.status().await?, steps.elapsed().as_secs_f64());
+    summary(
+        &mesh.client.http.status().await?,
+        steps.elapsed().as_secs_f64(),
+    );
     Ok(mesh)
 }
 
-fn worker_settings<'a>(model: &'a str, bootstrap: &'a str, chain: &'a str, index: usize) -> Vec<(&'static str, &'a str)> {
+fn worker_settings<'a>(
+    model: &'a str,
+    bootstrap: &'a str,
+    chain: &'a str,
+    index: usize,
+) -> Vec<(&'static str, &'a str)> {
     vec![
         ("model-path", model),
         ("model-id", MODEL_ID),
         ("bootstrap", bootstrap),
         ("chain-url", chain),
-        ("price-input-nanoton", INPUT_NANOTON.get(index).copied().unwrap_or("50000")),
-        ("price-output-nanoton", OUTPUT_NANOTON.get(index).copied().unwrap_or("200000")),
+        (
+            "price-input-nanoton",
+            INPUT_NANOTON.get(index).copied().unwrap_or("50000"),
+        ),
+        (
+            "price-output-nanoton",
+            OUTPUT_NANOTON.get(index).copied().unwrap_or("200000"),
+        ),
         ("credit-window-nanoton", "10000000"),
         // The demo settles when it wants to, not by age.
         ("settle-every-s", "3600"),

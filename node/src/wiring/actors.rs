@@ -7,9 +7,9 @@ use std::thread::JoinHandle;
 use actix::prelude::*;
 use cocoon_actors::ask::{Address, ask, tell_surely};
 use cocoon_actors::attestor::Attestor;
+use cocoon_actors::cashier::Cashier;
 use cocoon_actors::cashier::earning::Earning;
 use cocoon_actors::cashier::paying::Paying;
-use cocoon_actors::cashier::Cashier;
 use cocoon_actors::directory::Directory;
 use cocoon_actors::engine::Engine;
 use cocoon_actors::gateway::{Close, Gateway, GatewayPort};
@@ -92,10 +92,7 @@ pub(super) struct Actors {
 
 /// Reads the model and finds the source of evidence. Before anything is started, since it takes
 /// seconds and may fail.
-pub(super) async fn load_worker(
-    config: &Config,
-    keys: &Keys,
-) -> Result<LoadedWorker, WiringError> {
+pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWorker, WiringError> {
     let path = config.model_path.clone().ok_or(WiringError::Lacks {
         role: "worker",
         setting: "model_path",
@@ -281,7 +278,14 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
     match (role, chain, worker) {
         (NodeRole::Worker, Some(chain), Some(worker)) => {
             add_worker(
-                &mut actors, &config, &keys, chain, worker, metrics, &runtime, shutdown,
+                &mut actors,
+                &config,
+                &keys,
+                chain,
+                worker,
+                metrics,
+                &runtime,
+                shutdown,
             )?;
         }
         (NodeRole::Client, Some(chain), _) => {

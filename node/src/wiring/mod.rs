@@ -292,8 +292,14 @@ async fn stop(
     serving: tokio::task::JoinHandle<Result<(), HttpError>>,
 ) {
     info!("stopping: no new jobs");
-    if tokio::time::timeout(JOBS_PATIENCE, actors.close()).await.is_err() {
-        warn!(patience_s = JOBS_PATIENCE.as_secs(), "jobs still run; they are cut off");
+    if tokio::time::timeout(JOBS_PATIENCE, actors.close())
+        .await
+        .is_err()
+    {
+        warn!(
+            patience_s = JOBS_PATIENCE.as_secs(),
+            "jobs still run; they are cut off"
+        );
     }
     let mesh = actors.mesh.clone();
     let _ = tokio::time::timeout(STOP_PATIENCE, ask(&mesh, Disconnect)).await;

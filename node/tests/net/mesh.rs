@@ -110,7 +110,10 @@ async fn a_node_that_was_killed_and_comes_back_is_heard_again_though_its_old_con
     let second_life = Node::start(config).await;
     second_life.publish(b"I am back").await;
     let (_, relay, bytes) = bootstrap.advert().await;
-    assert_eq!((relay, bytes.as_slice()), (second_life.peer, &b"I am back"[..]));
+    assert_eq!(
+        (relay, bytes.as_slice()),
+        (second_life.peer, &b"I am back"[..])
+    );
     drop(thaw);
     thread.join().unwrap();
 }

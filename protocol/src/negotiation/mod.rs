@@ -28,6 +28,6 @@ pub use choice::{
     NegotiationInput, NegotiationOutput, ScoreLine, Wish,
 };
 pub use quote::{
-    MAX_OFFER_BYTES, MAX_QUOTE_REPLY_BYTES, MAX_QUOTE_REQUEST_BYTES, OFFER_DOMAIN,
-    OFFER_PAYLOAD_TYPE, Decline, MAX_DECLINE_BYTES, Offer, QuoteReply, QuoteRequest, Refusal, decode_offer,
+    Decline, MAX_DECLINE_BYTES, MAX_OFFER_BYTES, MAX_QUOTE_REPLY_BYTES, MAX_QUOTE_REQUEST_BYTES,
+    OFFER_DOMAIN, OFFER_PAYLOAD_TYPE, Offer, QuoteReply, QuoteRequest, Refusal, decode_offer,
 };

@@ -3,6 +3,8 @@
 pub mod books;
 pub mod chain;
 pub mod model;
+#[cfg(feature = "simulated-evidence")]
+pub mod nodes;
 pub mod port;
 
 use cocoon_protocol::ids::{Keypair, PeerId};
