@@ -7,7 +7,7 @@
 use crate::ask::{Ask, Named, Query};
 use actix::prelude::*;
 use cocoon_inference::{
-    Engine as Model, EngineError, Message as ChatMessage, Prompt, SamplingParams, Step,
+    Engine as Model, EngineError, Message as ChatMessage, Prompt, Request, SamplingParams, Step,
 };
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -152,7 +152,7 @@ fn generate(
     sampling: SamplingParams,
     steps: &mpsc::Sender<Result<Step, EngineError>>,
 ) {
-    let mut generation = match model.start(prompt, sampling) {
+    let mut generation = match model.start(Request::new(prompt, sampling)) {
         Ok(generation) => generation,
         Err(error) => {
             let _ = steps.blocking_send(Err(error));

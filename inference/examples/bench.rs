@@ -14,7 +14,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use cocoon_inference::{BurnEngine, Engine, SamplingParams};
+use cocoon_inference::{BurnEngine, Engine, Request, SamplingParams};
 
 fn main() {
     let given = std::env::args_os().nth(1).map(std::path::PathBuf::from);
@@ -36,10 +36,11 @@ fn main() {
         temperature: 1.0,
         top_p: 0.95,
         seed: Some(3),
-        stop: vec![],
-        max_tokens: 64,
+        ..SamplingParams::greedy(64)
     };
-    let mut generation = engine.start(prompt, params).expect("a generation");
+    let mut generation = engine
+        .start(Request::new(prompt, params))
+        .expect("a generation");
     let (mut prefill, mut steps) = (Duration::ZERO, Vec::new());
     loop {
         let start = Instant::now();

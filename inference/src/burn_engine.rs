@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 
 use crate::engine::{
-    Engine, FinishReason, Generation, Message, ModelInfo, Prompt, SamplingParams, Step,
+    Engine, FinishReason, Generation, Message, ModelInfo, Pooling, Prompt, Request, Step,
 };
 use crate::error::EngineError;
 use crate::gguf::GgufFile;
@@ -82,6 +82,9 @@ impl BurnEngine {
             context_tokens: u32::try_from(llama.config.context).unwrap_or(u32::MAX),
             weights_bytes: (llama.elements as u64).saturating_mul(bytes_per_weight),
             cache_bytes_per_token: llama.config.cache_bytes_per_token(),
+            cache_tokens: llama.config.context as u64,
+            embedding_width: 0,
+            runs_on: "burn-flex".to_owned(),
         };
         tracing::info!(id = info.id, digest = %info.digest, bytes = info.weights_bytes, "model loaded");
         Ok(Self {
@@ -181,11 +184,15 @@ impl Engine for BurnEngine {
         Ok(Prompt { tokens })
     }
 
-    fn start(
-        &self,
-        prompt: Prompt,
-        params: SamplingParams,
-    ) -> Result<Box<dyn Generation + Send>, EngineError> {
+    fn embed(&self, _: &[String], _: Pooling) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
+        Err(EngineError::Unsupported {
+            feature: "embedding",
+            found: self.info.id.clone(),
+        })
+    }
+
+    fn start(&self, request: Request) -> Result<Box<dyn Generation + Send>, EngineError> {
+        let Request { prompt, params, .. } = request;
         params.check()?;
         self.check_length(prompt.tokens.len())?;
         let vocabulary = self.model.vocabulary.len();
@@ -265,6 +272,7 @@ impl BurnGeneration {
             return Ok(Step {
                 text: String::new(),
                 tokens: 0,
+                logprobs: Vec::new(),
                 finish: None,
             });
         }
@@ -277,6 +285,7 @@ impl BurnGeneration {
             return Ok(Step {
                 text: self.stream.finish(),
                 tokens: 0,
+                logprobs: Vec::new(),
                 finish: Some(FinishReason::Stop),
             });
         };
@@ -294,6 +303,7 @@ impl BurnGeneration {
         Ok(Step {
             text: delta.text,
             tokens: 1,
+            logprobs: Vec::new(),
             finish,
         })
     }

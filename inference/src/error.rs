@@ -88,6 +88,15 @@ pub enum EngineError {
     /// The tensor library gave back something else than was asked for.
     #[error("tensor library: {0}")]
     Tensor(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// More answers wait than the engine's queue holds.
+    #[error("{waiting} answers wait already; try again later or elsewhere")]
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The engine's thread has ended; nothing more will come from it.
+    #[error("the engine has stopped")]
+    Stopped,
     /// [`crate::Generation::step`] was called after the last step.
     #[error("the generation has ended")]
     Finished,

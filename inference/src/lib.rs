@@ -15,18 +15,25 @@
 //! used, and what does not fit is an [`EngineError`].
 
 mod burn_engine;
+pub mod checkpoint;
 mod engine;
 mod error;
 pub mod gguf;
+pub mod kernel;
 mod llama;
 mod sampler;
+pub mod sampling;
+pub mod serving;
+pub mod store;
 mod stream;
 mod template;
+pub mod upstream;
 mod vocabulary;
 
 pub use burn_engine::{BurnEngine, PREFILL_CHUNK_TOKENS};
 pub use engine::{
-    Engine, FinishReason, Generation, MAX_STOP_BYTES, MAX_STOPS, MAX_TEMPERATURE, Message,
-    ModelInfo, Prompt, Role, SamplingParams, Step,
+    CacheScope, Constraint, Engine, FinishReason, Generation, MAX_CONSTRAINT_BYTES, MAX_LOGIT_BIAS,
+    MAX_STOP_BYTES, MAX_STOPS, MAX_TEMPERATURE, MAX_TOP_LOGPROBS, Message, ModelInfo, Pooling,
+    PositionLogprobs, Prompt, Request, Role, SamplingParams, Step, TokenLogprob,
 };
 pub use error::EngineError;

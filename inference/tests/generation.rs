@@ -11,7 +11,8 @@ mod support;
 
 use cocoon_inference::gguf::GgufFile;
 use cocoon_inference::{
-    BurnEngine, Engine, EngineError, FinishReason, PREFILL_CHUNK_TOKENS, Prompt, SamplingParams,
+    BurnEngine, Engine, EngineError, FinishReason, PREFILL_CHUNK_TOKENS, Prompt, Request,
+    SamplingParams,
 };
 use support::{answer, ask, run, tiny};
 
@@ -25,8 +26,7 @@ fn warm(seed: u64, max_tokens: u32) -> SamplingParams {
         temperature: 1.0,
         top_p: 0.95,
         seed: Some(seed),
-        stop: vec![],
-        max_tokens,
+        ..SamplingParams::greedy(max_tokens)
     }
 }
 
@@ -127,7 +127,7 @@ fn a_long_prompt_is_read_in_chunks_that_generate_nothing() {
     let prompt = engine.prepare(&ask(&"x".repeat(200))).unwrap();
     let chunks = prompt.tokens.len().div_ceil(PREFILL_CHUNK_TOKENS);
     assert!(chunks > 3);
-    let answer = run(engine.start(prompt, warm(1, 1)).unwrap());
+    let answer = run(engine.start(Request::new(prompt, warm(1, 1))).unwrap());
     // The last chunk brings the first token.
     assert_eq!(answer.prompt_steps, chunks - 1);
 }
@@ -147,7 +147,11 @@ fn the_end_of_the_context_ends_the_answer_with_length() {
         tokens: vec![65; 60],
     };
     let ends: Vec<_> = (0..50)
-        .map(|seed| run(engine.start(prompt.clone(), warm(seed, 1000)).unwrap()))
+        .map(|seed| {
+            run(engine
+                .start(Request::new(prompt.clone(), warm(seed, 1000)))
+                .unwrap())
+        })
         .filter(|answer| answer.finish == FinishReason::Length)
         .collect();
     assert!(!ends.is_empty());
@@ -165,9 +169,13 @@ fn a_prompt_without_room_for_an_answer_is_refused() {
     let tokens = |n| Prompt {
         tokens: vec![65; n],
     };
-    assert!(engine.start(tokens(limit - 1), warm(0, 5)).is_ok());
+    assert!(
+        engine
+            .start(Request::new(tokens(limit - 1), warm(0, 5)))
+            .is_ok()
+    );
     assert!(matches!(
-        engine.start(tokens(limit), warm(0, 5)).err(),
+        engine.start(Request::new(tokens(limit), warm(0, 5))).err(),
         Some(EngineError::ContextTooLong { .. })
     ));
 }
@@ -175,7 +183,7 @@ fn a_prompt_without_room_for_an_answer_is_refused() {
 #[test]
 fn what_cannot_be_started_is_refused_with_its_reason() {
     let engine = engine();
-    let start = |tokens, params| engine.start(Prompt { tokens }, params).err();
+    let start = |tokens, params| engine.start(Request::new(Prompt { tokens }, params)).err();
     assert!(matches!(
         start(vec![], warm(0, 1)),
         Some(EngineError::EmptyPrompt)
@@ -204,7 +212,7 @@ fn what_cannot_be_started_is_refused_with_its_reason() {
 fn a_generation_that_has_ended_says_so() {
     let engine = engine();
     let mut generation = engine
-        .start(Prompt { tokens: vec![65] }, warm(0, 1))
+        .start(Request::new(Prompt { tokens: vec![65] }, warm(0, 1)))
         .unwrap();
     assert!(generation.step().unwrap().finish.is_some());
     assert!(matches!(generation.step(), Err(EngineError::Finished)));
@@ -219,12 +227,12 @@ fn weights_that_are_not_numbers_end_the_generation_with_an_error() {
         BurnEngine::from_file(&GgufFile::from_bytes(file.bytes().0).unwrap(), "broken").unwrap();
     for params in [warm(0, 5), SamplingParams::greedy(5)] {
         let mut generation = engine
-            .start(
+            .start(Request::new(
                 Prompt {
                     tokens: vec![65, 66],
                 },
                 params,
-            )
+            ))
             .unwrap();
         assert!(matches!(
             generation.step(),

@@ -12,7 +12,7 @@ mod support;
 use cocoon_inference::gguf::{
     GgufError, GgufFile, MAX_ARRAY_ITEMS, MAX_STRING_BYTES, dequantise, parse,
 };
-use cocoon_inference::{BurnEngine, Engine, EngineError, Prompt, SamplingParams};
+use cocoon_inference::{BurnEngine, Engine, EngineError, Prompt, Request, SamplingParams};
 use support::tiny::{self, TinyFile, float, number, text};
 
 fn load(file: &TinyFile) -> Result<BurnEngine, EngineError> {
@@ -289,7 +289,9 @@ fn no_change_to_a_header_makes_the_engine_panic() {
             let Ok(prompt) = engine.prepare(&support::ask("the end <e>")) else {
                 return;
             };
-            if let Ok(mut generation) = engine.start(prompt, SamplingParams::greedy(2)) {
+            if let Ok(mut generation) =
+                engine.start(Request::new(prompt, SamplingParams::greedy(2)))
+            {
                 while let Ok(step) = generation.step() {
                     if step.finish.is_some() {
                         break;
@@ -314,7 +316,10 @@ fn single_bit_flips_in_the_weights_never_panic() {
             let engine =
                 BurnEngine::from_file(&GgufFile::from_bytes(bytes).unwrap(), "mutant").unwrap();
             let mut generation = engine
-                .start(Prompt { tokens: vec![1, 2] }, SamplingParams::greedy(1))
+                .start(Request::new(
+                    Prompt { tokens: vec![1, 2] },
+                    SamplingParams::greedy(1),
+                ))
                 .unwrap();
             let _ = generation.step();
         });

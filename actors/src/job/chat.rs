@@ -48,7 +48,7 @@ pub fn to_engine(chat: &JobSubmission) -> (Vec<Message>, SamplingParams) {
         top_p: chat.top_p.unwrap_or(1.0),
         seed: chat.seed,
         stop: chat.stop.clone(),
-        max_tokens: most_output_tokens(chat),
+        ..SamplingParams::greedy(most_output_tokens(chat))
     };
     (messages, sampling)
 }

@@ -6,7 +6,7 @@ pub mod tiny;
 
 use std::path::PathBuf;
 
-use cocoon_inference::{Engine, FinishReason, Generation, Message, Role, SamplingParams};
+use cocoon_inference::{Engine, FinishReason, Generation, Message, Request, Role, SamplingParams};
 
 /// The file that `scripts/fetch-model.sh` puts there.
 pub const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -69,5 +69,7 @@ pub fn run(mut generation: Box<dyn Generation + Send>) -> Answer {
 /// Answers one question.
 pub fn answer(engine: &dyn Engine, question: &str, params: SamplingParams) -> Answer {
     let prompt = engine.prepare(&ask(question)).expect("a prompt");
-    run(engine.start(prompt, params).expect("a generation"))
+    run(engine
+        .start(Request::new(prompt, params))
+        .expect("a generation"))
 }

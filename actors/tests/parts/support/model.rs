@@ -1,7 +1,8 @@
 //! A model that says what a test wants, when the test wants it.
 
 use cocoon_inference::{
-    Engine, EngineError, FinishReason, Generation, Message, ModelInfo, Prompt, SamplingParams, Step,
+    Engine, EngineError, FinishReason, Generation, Message, ModelInfo, Pooling, Prompt, Request,
+    Step,
 };
 use cocoon_protocol::Digest;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,6 +73,9 @@ impl Scripted {
                 context_tokens: CONTEXT_TOKENS,
                 weights_bytes: 0,
                 cache_bytes_per_token: 0,
+                cache_tokens: 0,
+                embedding_width: 0,
+                runs_on: String::new(),
             },
             words,
             gate: Arc::clone(&gate),
@@ -105,11 +109,12 @@ impl Engine for Scripted {
         })
     }
 
-    fn start(
-        &self,
-        _: Prompt,
-        params: SamplingParams,
-    ) -> Result<Box<dyn Generation + Send>, EngineError> {
+    fn embed(&self, _: &[String], _: Pooling) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
+        unreachable!("no test asks for one")
+    }
+
+    fn start(&self, request: Request) -> Result<Box<dyn Generation + Send>, EngineError> {
+        let params = request.params;
         Ok(Box::new(Saying {
             said: 0,
             words: self.words,
@@ -139,6 +144,7 @@ impl Generation for Saying {
             return Ok(Step {
                 text: String::new(),
                 tokens: 0,
+                logprobs: Vec::new(),
                 finish: Some(FinishReason::Stop),
             });
         }
@@ -147,6 +153,7 @@ impl Generation for Saying {
         Ok(Step {
             text,
             tokens: 1,
+            logprobs: Vec::new(),
             finish: (self.said == self.limit).then_some(FinishReason::Length),
         })
     }

@@ -1,0 +1,1 @@
+//! An engine that is another server on this machine, spoken to in OpenAI's protocol.
