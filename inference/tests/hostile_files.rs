@@ -184,8 +184,8 @@ fn a_bad_tensor_is_named() {
         GgufError::OutsideFile { .. }
     ));
     assert!(matches!(
-        change(|t| t.format = 14),
-        GgufError::TensorFormat { format: 14, .. }
+        change(|t| t.format = 16),
+        GgufError::TensorFormat { format: 16, .. }
     ));
     assert!(matches!(
         change(|t| t.dims = vec![32, 64]),
