@@ -100,4 +100,7 @@ pub enum EngineError {
     /// [`crate::Generation::step`] was called after the last step.
     #[error("the generation has ended")]
     Finished,
+    /// The model's files are damaged, hostile, incomplete, or of a kind that is not read.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
 }
