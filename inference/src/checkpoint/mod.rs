@@ -33,7 +33,7 @@ use serde_json::{Map, Value};
 
 pub use config::KNOWN_ARCHITECTURES;
 pub use error::CheckpointError;
-pub use folder::folder_digest;
+pub use folder::{folder_digest, folder_files};
 pub use map::MAX_MAPPED_BYTES;
 
 use crate::error::EngineError;
