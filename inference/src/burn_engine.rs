@@ -81,6 +81,8 @@ impl BurnEngine {
             digest: file.digest(),
             context_tokens: u32::try_from(llama.config.context).unwrap_or(u32::MAX),
             weights_bytes: (llama.elements as u64).saturating_mul(bytes_per_weight),
+            bytes_per_token: 0,
+            weights_per_token: 0,
             cache_bytes_per_token: llama.config.cache_bytes_per_token(),
             cache_tokens: llama.config.context as u64,
             embedding_width: 0,

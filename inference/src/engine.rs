@@ -87,6 +87,8 @@ pub struct SamplingParams {
     pub logprobs: Option<u8>,
     /// What the answer must look like. At most [`MAX_CONSTRAINT_BYTES`].
     pub constraint: Option<Constraint>,
+    /// Never choose a token that ends the turn: for measuring.
+    pub ignore_end: bool,
 }
 
 impl SamplingParams {
@@ -106,6 +108,7 @@ impl SamplingParams {
             max_tokens,
             logprobs: None,
             constraint: None,
+            ignore_end: false,
         }
     }
 
@@ -207,6 +210,11 @@ pub struct ModelInfo {
     pub context_tokens: u32,
     /// Bytes of memory the weights take, shared by all generations.
     pub weights_bytes: u64,
+    /// Bytes of weights that are read for one token. Less than all of them where embeddings stand apart or
+    /// experts are chosen.
+    pub bytes_per_token: u64,
+    /// Weights that take part in one token: its multiply-adds, attention left out.
+    pub weights_per_token: u64,
     /// Bytes of memory that a generation's cache takes per token of prompt and answer.
     pub cache_bytes_per_token: u64,
     /// Tokens that all generations together can hold in the cache. Memory for them is taken at the start.

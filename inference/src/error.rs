@@ -97,10 +97,51 @@ pub enum EngineError {
     /// The engine's thread has ended; nothing more will come from it.
     #[error("the engine has stopped")]
     Stopped,
+    /// The checkpoint's architecture is not one of ours.
+    #[error("the model's architecture is {found:?}; this engine knows {known}")]
+    UnknownArchitecture {
+        /// What the checkpoint says.
+        found: String,
+        /// What can be loaded.
+        known: String,
+    },
+    /// A value of the checkpoint's configuration.
+    #[error("the model's configuration: {key} must be {wanted}")]
+    Config {
+        /// The key.
+        key: String,
+        /// What its value must be.
+        wanted: &'static str,
+    },
+    /// A tensor has other dimensions than the configuration asks for.
+    #[error("tensor {tensor:?} has dimensions {got:?}, the model needs {wanted:?}")]
+    Shape {
+        /// Its name.
+        tensor: String,
+        /// Dimensions in the file, slowest first.
+        got: Vec<usize>,
+        /// Dimensions the model needs, slowest first.
+        wanted: Vec<usize>,
+    },
+    /// A weight whose part in the computation is not known: computing without it would give wrong answers.
+    #[error("the model has a tensor {0:?} that this engine does not know what to do with")]
+    UnknownTensor(String),
+    /// The weights cannot be laid out for the processor.
+    #[error("weights: {0}")]
+    Kernel(#[from] crate::kernel::KernelError),
     /// [`crate::Generation::step`] was called after the last step.
     #[error("the generation has ended")]
     Finished,
+    /// What an answer is to look like is malformed, not supported, impossible, or too costly to follow.
+    #[error("the answer's format: {message}")]
+    Constraint {
+        /// What is wrong, in the words of the library that compiles it.
+        message: String,
+    },
     /// The model's files are damaged, hostile, incomplete, or of a kind that is not read.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    /// A server on this machine could not be used, or did not answer as it should.
+    #[error(transparent)]
+    Upstream(#[from] crate::upstream::UpstreamError),
 }

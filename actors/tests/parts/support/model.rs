@@ -72,6 +72,8 @@ impl Scripted {
                 digest: digest(),
                 context_tokens: CONTEXT_TOKENS,
                 weights_bytes: 0,
+                bytes_per_token: 0,
+                weights_per_token: 0,
                 cache_bytes_per_token: 0,
                 cache_tokens: 0,
                 embedding_width: 0,

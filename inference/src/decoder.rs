@@ -1,0 +1,157 @@
+//! A model in its place, with its cache: what the scheduler drives.
+
+use burn::tensor::{Device, FloatDType};
+
+use crate::EngineError;
+use crate::checkpoint::Checkpoint;
+use crate::families;
+use crate::kernel::Precision;
+use crate::layers::{LayerCache, Place, Step, Totals, Trunk, Weights};
+use crate::serving::{Batch, Model, ModelShape, Outputs, PAGE_TOKENS};
+
+/// Pages of one cache; far more than any machine has room for.
+const MAX_PAGES: usize = 1 << 24;
+
+/// Where a model is to compute.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// On the processor, with this many threads; weights stay in the file's format, the cache is f16.
+    Processor {
+        /// At least 1.
+        threads: usize,
+    },
+    /// On the processor with burn's own kernels, everything f32: slow and plain, what the others are
+    /// compared with.
+    Reference,
+    /// On the first CUDA device, everything bf16.
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
+
+impl Target {
+    fn place(&self) -> Place {
+        match self {
+            Self::Processor { threads } => Place::host((*threads).max(1)),
+            Self::Reference => Place::device(Device::flex(), FloatDType::F32),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Place::device(Device::cuda(0), FloatDType::BF16),
+        }
+    }
+}
+
+/// A loaded model.
+pub struct Decoder {
+    place: Place,
+    trunk: Trunk,
+    cache: Vec<LayerCache>,
+    shape: ModelShape,
+    totals: Totals,
+    width: usize,
+    cache_bytes_per_token: u64,
+}
+
+impl Decoder {
+    /// Loads the weights and takes memory for `cache_tokens` tokens of cache, rounded up to whole pages.
+    ///
+    /// # Errors
+    /// What the checkpoint, its configuration or its tensors lack.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        target: &Target,
+        cache_tokens: usize,
+    ) -> Result<Self, EngineError> {
+        let place = target.place();
+        let mut weights = Weights::new(checkpoint, &place)?;
+        let config = weights.config();
+        let shape = ModelShape {
+            vocabulary: config.size("vocab_size")?,
+            context_tokens: config.size("max_position_embeddings")?,
+            pages: cache_tokens.div_ceil(PAGE_TOKENS).clamp(1, MAX_PAGES),
+        };
+        let width = config.size("hidden_size")?;
+        let trunk = families::load(&mut weights)?;
+        let totals = weights.finish()?;
+        let precision = Precision::Half;
+        let number_bytes = match &place {
+            Place::Host(_)
+            | Place::Device {
+                float: FloatDType::BF16 | FloatDType::F16,
+                ..
+            } => 2,
+            Place::Device { .. } => 4,
+        };
+        Ok(Self {
+            cache: trunk.cache(&place, shape.pages, precision),
+            cache_bytes_per_token: (trunk.cache_width() as u64).saturating_mul(number_bytes),
+            place,
+            trunk,
+            shape,
+            totals,
+            width,
+        })
+    }
+
+    /// Bytes that the weights take.
+    pub fn weights_bytes(&self) -> u64 {
+        self.totals.bytes
+    }
+
+    /// Number of weights.
+    pub fn weights(&self) -> u64 {
+        self.totals.weights
+    }
+
+    /// Weights that take part in one token, and the bytes they take.
+    pub fn active(&self) -> (u64, u64) {
+        let Totals {
+            weights,
+            bytes,
+            idle_weights,
+            idle_bytes,
+        } = self.totals;
+        (
+            weights.saturating_sub(idle_weights),
+            bytes.saturating_sub(idle_bytes),
+        )
+    }
+
+    /// Bytes that the cache takes per token.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        self.cache_bytes_per_token
+    }
+
+    /// Numbers in a row of [`Model::hidden`].
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// What computes, in a word or two.
+    pub fn runs_on(&self) -> String {
+        self.place.name()
+    }
+}
+
+impl Model for Decoder {
+    fn shape(&self) -> ModelShape {
+        self.shape
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Outputs, EngineError> {
+        let step = Step::new(batch, self.shape, &self.place)?;
+        let hidden = self.trunk.hidden(&self.place, &mut self.cache, &step)?;
+        let logits = hidden.map(|hidden| self.trunk.logits(&self.place, &hidden));
+        Ok(Outputs {
+            width: self.shape.vocabulary,
+            values: logits.map_or_else(|| Ok(Vec::new()), |rows| rows.into_values())?,
+        })
+    }
+
+    fn hidden(&mut self, batch: &Batch) -> Result<Outputs, EngineError> {
+        let step = Step::new(batch, self.shape, &self.place)?;
+        let hidden = self.trunk.hidden(&self.place, &mut self.cache, &step)?;
+        Ok(Outputs {
+            width: self.width,
+            values: hidden.map_or_else(|| Ok(Vec::new()), |rows| rows.into_values())?,
+        })
+    }
+}
