@@ -1,0 +1,166 @@
+//! [`Lanes`] in plain Rust: runs everywhere, and is what the other implementations are tested against.
+
+use half::{bf16, f16};
+
+use super::lanes::{LANES, Lanes};
+
+/// No particular instruction.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scalar;
+
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
+    std::array::from_fn(f)
+}
+
+impl Lanes for Scalar {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    type B = [u8; 64];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: the caller promises 64 readable bytes.
+        unsafe { p.cast::<Self::F>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: the caller promises 64 writable bytes.
+        unsafe { p.cast::<Self::F>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const u16) -> Self::F {
+        // SAFETY: the caller promises 32 readable bytes.
+        let v = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
+        each(|i| f16::from_bits(v[i]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_bfloat(p: *const u16) -> Self::F {
+        // SAFETY: the caller promises 32 readable bytes.
+        let v = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
+        each(|i| bf16::from_bits(v[i]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_unsigned(p: *const u8) -> Self::F {
+        // SAFETY: the caller promises 16 readable bytes.
+        let v = unsafe { p.cast::<[u8; LANES]>().read_unaligned() };
+        each(|i| f32::from(v[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_signed(p: *const i8) -> Self::F {
+        // SAFETY: the caller promises 16 readable bytes.
+        let v = unsafe { p.cast::<[i8; LANES]>().read_unaligned() };
+        each(|i| f32::from(v[i]))
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        each(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn zero_below(x: Self::F, limit: Self::F, v: Self::F) -> Self::F {
+        each(|i| if x[i] < limit[i] { 0.0 } else { v[i] })
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(i: Self::F) -> Self::F {
+        each(|lane| f32::from_bits((i[lane] as i32).wrapping_add(127).cast_unsigned() << 23))
+    }
+    #[inline(always)]
+    unsafe fn sum(mut v: Self::F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                v[i] += v[i + half];
+            }
+        }
+        v[0]
+    }
+    #[inline(always)]
+    unsafe fn largest(mut v: Self::F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                v[i] = if v[i] > v[i + half] {
+                    v[i]
+                } else {
+                    v[i + half]
+                };
+            }
+        }
+        v[0]
+    }
+    #[inline(always)]
+    unsafe fn splat_int(x: i32) -> Self::I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn to_float(v: Self::I) -> Self::F {
+        each(|i| v[i] as f32)
+    }
+    #[inline(always)]
+    unsafe fn codes(bits: u32, p: *const u8) -> [Self::B; 8] {
+        let line = |i: usize| -> [u8; 64] {
+            // SAFETY: the caller promises 64 · bits readable bytes; no `i` below reaches `bits`.
+            unsafe { p.wrapping_add(i * 64).cast::<[u8; 64]>().read_unaligned() }
+        };
+        std::array::from_fn(|group| {
+            if bits == 8 {
+                return line(group);
+            }
+            let low = line(group % 4);
+            let shift = if group < 4 { 0 } else { 4 };
+            let mut out: [u8; 64] = std::array::from_fn(|i| (low[i] >> shift) & 15);
+            if bits == 5 {
+                let high = line(4);
+                for i in 0..64 {
+                    out[i] |= ((high[i] >> group) & 1) << 4;
+                }
+            } else if bits == 6 {
+                let high = line(4 + group / 4);
+                for i in 0..64 {
+                    out[i] |= ((high[i] >> (2 * (group % 4))) & 3) << 4;
+                }
+            }
+            out
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot(_bits: u32, acc: Self::I, codes: Self::B, four: *const i8) -> Self::I {
+        // SAFETY: the caller promises 4 readable bytes.
+        let x = unsafe { four.cast::<[i8; 4]>().read_unaligned() };
+        std::array::from_fn(|row| {
+            let mut sum = acc[row];
+            for j in 0..4 {
+                sum += i32::from(codes[row * 4 + j]) * i32::from(x[j]);
+            }
+            sum
+        })
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
+}
