@@ -4,6 +4,10 @@
 //! another. So two things are held back: the bytes of an incomplete character, and a tail of the text that
 //! a stop string could begin with. The result does not depend on where the tokens' borders lie: the stop
 //! string that is complete first wins, and among those that are complete at the same place the longest.
+//!
+//! What is held back is always shorter than the longest stop string (and than a character), and each token's
+//! bytes are looked at together with that alone. So the work for one token depends on the stop strings, of
+//! which there are few and short ones, and not on how long the answer has become.
 
 /// The text of one answer as it grows.
 #[derive(Debug, Default)]
@@ -183,6 +187,84 @@ mod tests {
             }
         }
         (text.to_owned(), false)
+    }
+
+    #[test]
+    fn a_stop_string_of_several_byte_characters_is_found_over_any_borders() {
+        let text = "né🦋é fin — après".as_bytes();
+        for size in 1..text.len() {
+            let (got, stopped, _) = run(&["é fin —"], text.chunks(size));
+            assert_eq!((got.as_str(), stopped), ("né🦋", true), "{size}");
+            // One that never comes, though it begins like the text.
+            let (got, stopped, _) = run(&["é fin –"], text.chunks(size));
+            assert_eq!((got.as_bytes(), stopped), (text, false), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_stop_string_begins_inside_a_token_that_ends_a_character() {
+        // The butterfly's last bytes come in one token with the beginning of the stop string.
+        let (got, stopped, parts) =
+            run(&["<end>"], [&b"a\xf0\x9f"[..], b"\xa6\x8b<e", b"nd> more"]);
+        assert!(stopped);
+        assert_eq!(got, "a🦋");
+        assert_eq!(parts, ["a", "🦋", ""]);
+    }
+
+    #[test]
+    fn byte_fallback_tokens_make_characters_and_stop_strings() {
+        // A vocabulary without these characters spells them byte by byte, here with a broken one between.
+        let bytes = "日本".bytes().chain([0xe6]).chain("語。終".bytes());
+        let tokens: Vec<[u8; 1]> = bytes.map(|b| [b]).collect();
+        let (got, stopped, parts) = run(&["。終"], tokens.iter().map(|t| &t[..]));
+        assert!(stopped);
+        assert_eq!(got, "日本\u{fffd}語");
+        assert!(parts.iter().all(|part| part.chars().count() <= 1));
+    }
+
+    #[test]
+    fn what_is_held_back_is_shorter_than_a_stop_string_however_long_the_answer() {
+        // The longest stop strings that are allowed, and an answer that goes on beginning all of them.
+        let (a, ab) = (
+            "a".repeat(crate::MAX_STOP_BYTES - 1),
+            "ab".repeat(crate::MAX_STOP_BYTES / 2 - 1),
+        );
+        let stops = vec![
+            format!("{a}b"),
+            format!("{a}c"),
+            format!("{ab}aé"),
+            format!("{ab}éa"),
+        ];
+        let mut stream = TextStream::new(stops.clone());
+        let (mut said, mut sent) = (0, 0);
+        for round in 0..20_000usize {
+            // Runs of 254 times a, ab and single letters, in tokens of several lengths.
+            let token = match round / 254 % 3 {
+                0 => "a",
+                1 => "ab",
+                _ => "aa",
+            };
+            said += token.len();
+            let delta = stream.push(token.as_bytes());
+            if delta.stopped {
+                assert!(delta.text.len() + crate::MAX_STOP_BYTES > said - sent - token.len());
+                stream = TextStream::new(stops.clone());
+                sent = said;
+                continue;
+            }
+            sent += delta.text.len();
+            assert_eq!(said - sent, stream.held.len());
+            assert!(
+                stream.held.len() < crate::MAX_STOP_BYTES,
+                "{}",
+                stream.held.len()
+            );
+            // No more is held than may still become a stop string.
+            assert!(
+                stream.held.is_empty() || stops.iter().any(|stop| stop.starts_with(&stream.held))
+            );
+        }
+        assert!(said > 20_000);
     }
 
     proptest! {
