@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::engine::{Message, Role};
 use crate::error::EngineError;
+use crate::vocabulary::Markers;
 
 /// Bytes of all messages of a conversation together.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
@@ -81,7 +82,7 @@ impl ChatTemplate {
     pub(crate) fn render<'m>(
         &'m self,
         messages: &'m [Message],
-        markers: impl Iterator<Item = &'m str> + Clone,
+        markers: &'m Markers,
     ) -> Result<Shielded, EngineError> {
         if messages.is_empty() {
             return Err(EngineError::EmptyMessages);
@@ -97,7 +98,7 @@ impl ChatTemplate {
         }
         let taken = || {
             let texts = messages.iter().map(|m| m.content.as_str());
-            texts.chain(markers.clone()).chain([self.source.as_str()])
+            texts.chain(markers.texts()).chain([self.source.as_str()])
         };
         // Plane 15 and 16 have more private-use characters than a conversation can hold bytes / 4; a
         // template and markers that use up the rest are not a real model's.
@@ -111,7 +112,7 @@ impl ChatTemplate {
             .iter()
             .map(|m| Turn {
                 role: m.role,
-                content: shielded(&m.content, markers.clone(), shield),
+                content: shielded(&m.content, markers, shield),
             })
             .collect();
         let mut output = Bounded { bytes: Vec::new() };
@@ -147,19 +148,12 @@ fn free_character<'t, I: Iterator<Item = &'t str>>(taken: impl Fn() -> I) -> Opt
 }
 
 /// The text with a shield after the first character of everything that is, or could become, a marker.
-fn shielded<'m>(
-    text: &str,
-    markers: impl Iterator<Item = &'m str> + Clone,
-    shield: char,
-) -> String {
+fn shielded(text: &str, markers: &Markers, shield: char) -> String {
     let mut out = String::with_capacity(text.len());
     for (at, c) in text.char_indices() {
         out.push(c);
         let rest = text.get(at..).unwrap_or_default();
-        let dangerous = markers
-            .clone()
-            .any(|m| m.starts_with(c) && (rest.starts_with(m) || m.starts_with(rest)));
-        if dangerous {
+        if markers.at_start(rest).is_some() || markers.continues(rest) {
             out.push(shield);
         }
     }
@@ -212,7 +206,10 @@ mod tests {
 
     fn render(source: &str, messages: &[Message]) -> Result<Shielded, EngineError> {
         let template = ChatTemplate::new(source, "<|im_start|>", "<|im_end|>")?;
-        template.render(messages, MARKERS.into_iter())
+        template.render(
+            messages,
+            &Markers::new((0..).zip(MARKERS).map(|(i, m)| (m.to_owned(), i))),
+        )
     }
 
     #[test]

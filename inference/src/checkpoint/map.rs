@@ -30,6 +30,10 @@ impl Mapped {
             file: path.to_owned(),
             error,
         };
+        // Looked at before it is opened: opening a named pipe would wait for a writer.
+        if !path.metadata().map_err(failed)?.is_file() {
+            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+        }
         let file = File::open(path).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
         if bytes > MAX_MAPPED_BYTES {

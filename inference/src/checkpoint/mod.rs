@@ -39,7 +39,7 @@ pub use map::MAX_MAPPED_BYTES;
 use crate::error::EngineError;
 use crate::gguf::{Format, Header, dequantise};
 use crate::template::ChatTemplate;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{Companions, Vocabulary};
 use map::Mapped;
 
 /// Where a tensor lies and how it is stored.
@@ -312,15 +312,25 @@ impl Checkpoint {
     /// # Errors
     /// When the checkpoint has none, or one that this engine does not compute.
     pub(crate) fn vocabulary(&self) -> Result<Vocabulary, EngineError> {
-        match &self.source {
-            Source::Gguf(header) => Vocabulary::from_header(header),
-            Source::Folder(_) => Err(CheckpointError::Missing {
-                path: self.path.clone(),
-                what: "tokenizer.json",
-                advice: "fetch it",
+        let vocabulary = match &self.source {
+            Source::Gguf(header) => Vocabulary::from_header(header)?,
+            Source::Folder(texts) => {
+                let missing = || CheckpointError::Missing {
+                    path: self.path.clone(),
+                    what: "tokenizer.json",
+                    advice: "fetch it; older formats of tokenizers are not read",
+                };
+                let tokenizer = texts.tokenizer.as_deref().ok_or_else(missing)?;
+                let companions = Companions {
+                    tokenizer_config: &texts.tokenizer_config,
+                    generation_config: &self.generation,
+                    config: &self.config,
+                };
+                Vocabulary::from_json(tokenizer, &companions)?
             }
-            .into()),
-        }
+        };
+        let outputs = self.config.get("vocab_size").and_then(Value::as_u64);
+        vocabulary.padded(outputs.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
     }
 
     /// Compiles the chat template.
