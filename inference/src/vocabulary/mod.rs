@@ -230,7 +230,7 @@ impl Vocabulary {
     }
 
     /// Tokenises letters. What looks like a control token stays letters.
-    fn encode_plain(&self, text: &str, tokens: &mut Vec<u32>) -> Result<(), EngineError> {
+    pub(crate) fn encode_plain(&self, text: &str, tokens: &mut Vec<u32>) -> Result<(), EngineError> {
         if !text.is_empty() {
             let encoding = self
                 .tokenizer
