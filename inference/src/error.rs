@@ -144,4 +144,10 @@ pub enum EngineError {
     /// A server on this machine could not be used, or did not answer as it should.
     #[error(transparent)]
     Upstream(#[from] crate::upstream::UpstreamError),
+    /// A forward pass failed, and with it all answers that were in it.
+    #[error("a forward pass failed: {0}")]
+    Pass(#[source] std::sync::Arc<EngineError>),
+    /// The engine's thread could not be started.
+    #[error("the engine's thread could not be started: {0}")]
+    Thread(#[source] std::io::Error),
 }

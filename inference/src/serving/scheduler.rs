@@ -23,146 +23,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::clients::{Client, Clients, SequenceId};
-use super::lookup;
+use super::clients::{Clients, SequenceId};
 use super::pages::{Identity, Pages};
+use super::plan::{Counters, Entry, Limits, Outcome, Plan, Ticket, Wish, capacity, limit};
 use super::sequence::{Sequence, State, Work, pages_for};
-use super::{Batch, ModelShape, PAGE_TOKENS, Rows, Wanted};
-use crate::{CacheScope, EngineError};
-
-/// How much is done at once, and how much waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Tokens in one forward pass. More make reading prompts cheaper and each step longer.
-    pub max_batch_tokens: usize,
-    /// Tokens of one prompt in one forward pass.
-    pub prefill_chunk: usize,
-    /// Sequences that run at once. Fewer than `max_batch_tokens`, so that prompts are read even when all
-    /// answer.
-    pub max_sequences: usize,
-    /// Sequences that may wait or pause beside those that run.
-    pub max_waiting: usize,
-    /// Pages that sequences may keep while their readers do not read. Those above it are given up, from the
-    /// youngest on.
-    pub max_paused_pages: usize,
-    /// Tokens of an answer that are guessed and read at once: see [`super::lookup`]. 0 guesses none.
-    pub speculation: usize,
-}
-
-impl Limits {
-    /// Limits for a cache of this many pages: what a processor with a handful of cores serves well.
-    pub fn for_pages(pages: usize) -> Self {
-        Self {
-            max_batch_tokens: 512,
-            prefill_chunk: 256,
-            max_sequences: 32,
-            max_waiting: 256,
-            max_paused_pages: pages / 2,
-            speculation: 0,
-        }
-    }
-
-    /// # Errors
-    /// [`EngineError::Inconsistent`] when nothing could run, or no prompt be read beside full answers.
-    pub(crate) fn check(&self) -> Result<(), EngineError> {
-        let rules = [
-            (
-                "sequences and tokens of a batch",
-                self.max_sequences,
-                self.max_batch_tokens,
-            ),
-            ("tokens of a prefill chunk", 0, self.prefill_chunk),
-            ("sequences that run", 0, self.max_sequences),
-        ];
-        match rules.into_iter().find(|(_, less, more)| less >= more) {
-            None => Ok(()),
-            Some((what, left, right)) => Err(EngineError::Inconsistent { what, left, right }),
-        }
-    }
-
-    /// Sequences there may be at all.
-    pub(crate) fn all_sequences(&self) -> usize {
-        self.max_sequences.saturating_add(self.max_waiting)
-    }
-}
-
-/// What is submitted.
-#[derive(Debug, Clone)]
-pub(crate) struct Wish {
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) work: Work,
-    /// Most tokens of an answer. Means nothing for an embedding.
-    pub(crate) max_tokens: usize,
-    pub(crate) scope: Option<CacheScope>,
-    pub(crate) client: Client,
-}
-
-/// What was agreed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    pub(crate) id: SequenceId,
-    /// Most tokens of the answer: what was wished, or fewer where context or cache end.
-    pub(crate) max_tokens: usize,
-}
-
-/// One sequence's part in a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) id: SequenceId,
-    /// Tokens the cache held before.
-    pub(crate) start: usize,
-    /// Tokens that are read, guesses included.
-    pub(crate) rows: usize,
-    /// How many of the rows, the last ones, are guesses.
-    pub(crate) guesses: usize,
-    /// Whether something is to come out.
-    pub(crate) wanted: Wanted,
-}
-
-/// Rows for one call of the model, and whose they are.
-#[derive(Debug, Default)]
-pub(crate) struct Part {
-    pub(crate) batch: Batch,
-    /// As many as the batch has sequences, in the same order.
-    pub(crate) entries: Vec<Entry>,
-}
-
-/// One step: at least one of the parts holds something.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    /// For [`super::Model::forward`].
-    pub(crate) answers: Part,
-    /// For [`super::Model::hidden`].
-    pub(crate) embeddings: Part,
-}
-
-/// What a pass brought for one sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Its rows were read, and nothing came out yet.
-    Read,
-    /// These tokens came out: all but the last were guessed right.
-    Grew(Vec<u32>),
-    /// It is over.
-    Ended,
-}
-
-/// What was done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    pub(crate) steps: u64,
-    /// Tokens read other than those just chosen.
-    pub(crate) prefilled: u64,
-    /// Tokens chosen.
-    pub(crate) decoded: u64,
-    /// Tokens that need not be read because a page with them was kept.
-    pub(crate) prefix_hits: u64,
-    /// Times that a sequence gave up what it had computed.
-    pub(crate) preemptions: u64,
-    /// Tokens guessed, and how many of them right.
-    pub(crate) guessed: u64,
-    pub(crate) guessed_right: u64,
-}
+use super::{ModelShape, PAGE_TOKENS, Rows, Wanted};
+use crate::EngineError;
+use crate::sampling::Lookup;
 
 /// See the module's doc.
 #[derive(Debug)]
@@ -235,7 +102,10 @@ impl Scheduler {
         } = wish;
         // A mean needs the outputs of all tokens, so those of an embedding are all read.
         let scope = if work == Work::Answer { scope } else { None };
-        let sequence = Sequence::new(id, client, scope, work, tokens, limit);
+        let mut sequence = Sequence::new(id, client, scope, work, tokens, limit);
+        if self.limits.speculation > 0 && work == Work::Answer {
+            sequence.lookup = Some(Lookup::new(&sequence.tokens));
+        }
         self.sequences.insert(id, sequence);
         self.clients.wait(client, id);
         Ok(Ticket {
@@ -330,7 +200,7 @@ impl Scheduler {
                 decoded = tokens.len();
                 // The last one has not been read; those before it have, as guesses.
                 computed = computed.saturating_add(decoded.saturating_sub(1));
-                sequence.tokens.extend(tokens);
+                sequence.grow(&tokens);
                 debug_assert!(sequence.tokens.len() <= sequence.limit);
             }
             Outcome::Ended => ended = true,
@@ -504,7 +374,10 @@ impl Scheduler {
             if entry.rows != 1 || entry.wanted != Wanted::Last || most == 0 {
                 continue;
             }
-            let guesses = lookup::guess(&sequence.tokens, most);
+            let Some(lookup) = &sequence.lookup else {
+                continue;
+            };
+            let guesses = lookup.propose(most);
             let mut end = length.saturating_add(guesses.len());
             while sequence.missing(end) > 0 {
                 match self.pages.take() {
@@ -559,44 +432,6 @@ impl Scheduler {
                 debug_assert!(self.pages.writable(lease), "a page has one writer");
             }
         }
-    }
-}
-
-impl Plan {
-    /// Tokens in all.
-    fn rows(&self) -> usize {
-        let entries = self.answers.entries.iter().chain(&self.embeddings.entries);
-        entries.map(|entry| entry.rows).sum()
-    }
-}
-
-/// Most tokens of one sequence.
-pub(crate) fn capacity(shape: ModelShape) -> usize {
-    let cache = shape.pages.saturating_mul(PAGE_TOKENS);
-    cache.min(shape.context_tokens)
-}
-
-/// Most tokens of this sequence.
-///
-/// # Errors
-/// [`EngineError::EmptyPrompt`], and [`EngineError::ContextTooLong`] for a prompt that leaves no room for an
-/// answer, or tokens of an embedding that do not fit.
-pub(crate) fn limit(capacity: usize, wish: &Wish) -> Result<usize, EngineError> {
-    let prompt = wish.tokens.len();
-    let (least, most) = match wish.work {
-        Work::Answer => (
-            prompt.saturating_add(1),
-            prompt.saturating_add(wish.max_tokens),
-        ),
-        Work::Embedding(_) => (prompt, prompt),
-    };
-    match prompt {
-        0 => Err(EngineError::EmptyPrompt),
-        _ if least > capacity => Err(EngineError::ContextTooLong {
-            prompt,
-            limit: capacity,
-        }),
-        _ => Ok(most.min(capacity)),
     }
 }
 

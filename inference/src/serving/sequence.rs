@@ -3,6 +3,7 @@
 use super::clients::{Client, SequenceId};
 use super::pages::{Identity, Lease, Pages};
 use super::{PAGE_TOKENS, Wanted};
+use crate::sampling::Lookup;
 use crate::{CacheScope, Pooling};
 
 /// Pages that this many tokens take.
@@ -46,6 +47,8 @@ pub(crate) struct Sequence {
     pub(crate) computed: usize,
     /// The pages, in order.
     pub(crate) table: Vec<Lease>,
+    /// Where guesses come from, if any are made.
+    pub(crate) lookup: Option<Lookup>,
     /// Identities of the first pages, as far as they were needed. Tokens are only ever appended, so they
     /// stay true.
     chain: Vec<Identity>,
@@ -70,6 +73,7 @@ impl Sequence {
             limit,
             computed: 0,
             table: Vec::new(),
+            lookup: None,
             chain: Vec::new(),
         }
     }
@@ -77,6 +81,16 @@ impl Sequence {
     /// Tokens that the model has not read. One while the sequence answers, more while it reads.
     pub(crate) fn unread(&self) -> usize {
         self.tokens.len().saturating_sub(self.computed)
+    }
+
+    /// Appends tokens of the answer.
+    pub(crate) fn grow(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        for &token in tokens {
+            if let Some(lookup) = &mut self.lookup {
+                lookup.push(token);
+            }
+        }
     }
 
     /// Pages missing for this many tokens.

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::clients::{Client, SequenceId};
-use super::scheduler::{Entry, Limits, Outcome, Part, Plan, Scheduler, Wish};
+use super::plan::{Entry, Limits, Outcome, Part, Plan, Wish};
+use super::scheduler::Scheduler;
 use super::sequence::Work;
-use super::toy::{END, Toy, answer, highest, mix};
+use super::toy::{END, Toy, answer, highest, prompt};
 use super::{Model, PAGE_TOKENS, Wanted};
 use crate::{CacheScope, EngineError};
 
@@ -155,17 +156,6 @@ impl Room {
         assert_eq!(self.scheduler.census(), [0, 0, 0]);
         assert_eq!(self.scheduler.pages().held(), 0);
     }
-}
-
-/// A prompt whose answer is long enough to watch.
-fn prompt(length: usize, wanted_answer: usize) -> Vec<u32> {
-    (0..10_000u64)
-        .map(|salt| {
-            let token = |at: u64| (mix(salt << 32 | at) % 23) as u32 + 1;
-            (0..length as u64).map(token).collect::<Vec<_>>()
-        })
-        .find(|prompt| answer(prompt, wanted_answer).len() == wanted_answer)
-        .unwrap()
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 
 use super::{Batch, Model, ModelShape, Outputs, PAGE_TOKENS, Rows, Wanted};
 use crate::EngineError;
+use crate::sampling::TokenBytes;
 
 /// Tokens of the toy's vocabulary.
 pub(crate) const VOCABULARY: usize = 24;
@@ -178,6 +179,46 @@ pub(crate) fn hidden_after(tokens: &[u32]) -> Vec<f32> {
 fn hidden(hash: u64) -> Vec<f32> {
     let part = |at: u32| ((hash >> (at * 16)) & 0xffff) as f32 / 65_536.0 - 0.5;
     (0..4).map(part).collect()
+}
+
+/// What the toy's tokens say: a letter each, but for the one that ends.
+pub(crate) struct Letters;
+
+/// The token's letter.
+pub(crate) fn letter(token: u32) -> char {
+    char::from(b"abcdefghijklmnopqrstuvwxyz"[token as usize])
+}
+
+impl TokenBytes for Letters {
+    fn len(&self) -> usize {
+        VOCABULARY
+    }
+
+    fn bytes(&self, token: u32) -> Option<&[u8]> {
+        let letters = b"abcdefghijklmnopqrstuvwxyz";
+        (token != END).then(|| &letters[token as usize..=token as usize])
+    }
+
+    fn end_tokens(&self) -> Vec<u32> {
+        vec![END]
+    }
+}
+
+/// A prompt of this length whose answer is that long, not counting the token that ends it.
+pub(crate) fn prompt(length: usize, wanted_answer: usize) -> Vec<u32> {
+    (0..100_000u64)
+        .map(|salt| {
+            let token = |at: u64| (mix(salt << 32 | at) % 23) as u32 + 1;
+            (0..length as u64).map(token).collect::<Vec<_>>()
+        })
+        .find(|prompt| {
+            answer(prompt, wanted_answer)
+                .iter()
+                .filter(|t| **t != END)
+                .count()
+                == wanted_answer
+        })
+        .unwrap()
 }
 
 impl Model for Toy {
