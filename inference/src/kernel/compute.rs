@@ -26,7 +26,7 @@ const RUN_BYTES: usize = 128 << 10;
 /// level of cache.
 const NEAR_NUMBERS: usize = 256 << 10;
 /// Pieces of work per thread that are enough to share evenly.
-const PIECES: usize = 8;
+pub(super) const PIECES: usize = 8;
 
 thread_local! {
     static ACTIVATIONS: Cell<Activations> = const { Cell::new(Activations::EMPTY) };
@@ -80,7 +80,7 @@ impl Compute {
     }
 
     /// Calls `f` for every number below `count`, on several threads.
-    fn share(&self, count: usize, f: &(dyn Fn(usize) + Sync)) {
+    pub(super) fn share(&self, count: usize, f: &(dyn Fn(usize) + Sync)) {
         if count == 1 {
             return f(0);
         }

@@ -10,7 +10,7 @@ use crate::gguf::Format;
 
 /// Stores of at least this many bytes ask for huge pages: a product reads every byte once, and would miss the
 /// translation buffer at every small page.
-const HUGE_BYTES: usize = 2 << 20;
+pub(super) const HUGE_BYTES: usize = 2 << 20;
 
 /// Why weights could not be packed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -13,6 +13,7 @@
 //! └─ elementwise norms, rotations, gates
 //! lanes        sixteen numbers at a time, in which all of them are written:
 //!              scalar (portable), x86_256 (AVX2), x86_512 (AVX-512 VNNI)
+//! ceiling      what the machine could do at most
 //! ```
 //!
 //! A result is bitwise the same whatever the number of threads, the other rows of the batch and the
@@ -33,6 +34,7 @@
 mod activations;
 mod attention;
 mod cache;
+pub mod ceiling;
 mod compute;
 mod elementwise;
 mod lanes;
@@ -41,6 +43,8 @@ mod pack;
 mod pool;
 mod product;
 mod scalar;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86_256;
 #[cfg(target_arch = "x86_64")]

@@ -238,3 +238,31 @@ impl Drop for Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_that_sleep_are_woken() {
+        let pool = Pool::new(3);
+        for _ in 0..20 {
+            while !pool
+                .shared
+                .sleeping
+                .iter()
+                .all(|s| s.load(Ordering::SeqCst))
+            {
+                thread::yield_now();
+            }
+            let names = Mutex::new(std::collections::HashSet::new());
+            let barrier = std::sync::Barrier::new(3);
+            pool.run(&|_, _| {
+                // Nobody passes before three threads are here, so that no thread can do two parts.
+                barrier.wait();
+                ignore_poison(&names).insert(thread::current().id());
+            });
+            assert_eq!(ignore_poison(&names).len(), 3);
+        }
+    }
+}
