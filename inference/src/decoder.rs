@@ -1,5 +1,7 @@
 //! A model in its place, with its cache: what the scheduler drives.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::tensor::{Device, FloatDType};
 
 use crate::EngineError;
@@ -7,7 +9,8 @@ use crate::checkpoint::Checkpoint;
 use crate::families;
 use crate::kernel::Precision;
 use crate::layers::{LayerCache, Place, Step, Totals, Trunk, Weights};
-use crate::serving::{Batch, Model, ModelShape, Outputs, PAGE_TOKENS};
+use crate::replay::Replays;
+use crate::serving::{Batch, Model, ModelShape, Outputs, PAGE_TOKENS, Rows, Wanted};
 
 /// Pages of one cache; far more than any machine has room for.
 const MAX_PAGES: usize = 1 << 24;
@@ -23,16 +26,24 @@ pub enum Target {
     /// On the processor with burn's own kernels, everything f32: slow and plain, what the others are
     /// compared with.
     Reference,
+    /// The same, with decode steps in the fixed shapes that a recording device replays; nothing is gained by
+    /// it on the processor.
+    ReferenceRecorded,
     /// On the first CUDA device, everything bf16.
     #[cfg(feature = "cuda")]
     Cuda,
 }
 
 impl Target {
+    /// Whether decode steps are recorded and replayed.
+    fn records(&self) -> bool {
+        !matches!(self, Self::Processor { .. } | Self::Reference)
+    }
+
     fn place(&self) -> Place {
         match self {
             Self::Processor { threads } => Place::host((*threads).max(1)),
-            Self::Reference => Place::device(Device::flex(), FloatDType::F32),
+            Self::Reference | Self::ReferenceRecorded => Place::device(Device::flex(), FloatDType::F32),
             #[cfg(feature = "cuda")]
             Self::Cuda => Place::device(Device::cuda(0), FloatDType::BF16),
         }
@@ -42,8 +53,10 @@ impl Target {
 /// A loaded model.
 pub struct Decoder {
     place: Place,
-    trunk: Trunk,
-    cache: Vec<LayerCache>,
+    trunk: Arc<Trunk>,
+    cache: Arc<Mutex<Vec<LayerCache>>>,
+    /// Where steps are recorded.
+    replays: Option<Replays>,
     shape: ModelShape,
     totals: Totals,
     width: usize,
@@ -80,9 +93,19 @@ impl Decoder {
             } => 2,
             Place::Device { .. } => 4,
         };
+        let cache_bytes_per_token = (trunk.cache_width() as u64).saturating_mul(number_bytes);
+        // One page more, for rows of a recorded step that no sequence uses.
+        let cache = trunk.cache(&place, shape.pages.saturating_add(1), precision);
+        let (trunk, cache) = (Arc::new(trunk), Arc::new(Mutex::new(cache)));
+        let replays = if target.records() {
+            Replays::new(&place, &trunk, &cache, shape.pages)
+        } else {
+            None
+        };
         Ok(Self {
-            cache: trunk.cache(&place, shape.pages, precision),
-            cache_bytes_per_token: (trunk.cache_width() as u64).saturating_mul(number_bytes),
+            cache,
+            cache_bytes_per_token,
+            replays,
             place,
             trunk,
             shape,
@@ -138,7 +161,17 @@ impl Model for Decoder {
 
     fn forward(&mut self, batch: &Batch) -> Result<Outputs, EngineError> {
         let step = Step::new(batch, self.shape, &self.place)?;
-        let hidden = self.trunk.hidden(&self.place, &mut self.cache, &step)?;
+        let one_each = |rows: &Rows| rows.tokens.len() == 1 && rows.wanted == Wanted::Last;
+        if let Some(replays) = &mut self.replays
+            && batch.sequences.iter().all(one_each)
+        {
+            return Ok(Outputs {
+                width: self.shape.vocabulary,
+                values: replays.decode(&batch.sequences)?,
+            });
+        }
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let hidden = self.trunk.hidden(&self.place, &mut cache, &step)?;
         let logits = hidden.map(|hidden| self.trunk.logits(&self.place, &hidden));
         Ok(Outputs {
             width: self.shape.vocabulary,
@@ -148,7 +181,8 @@ impl Model for Decoder {
 
     fn hidden(&mut self, batch: &Batch) -> Result<Outputs, EngineError> {
         let step = Step::new(batch, self.shape, &self.place)?;
-        let hidden = self.trunk.hidden(&self.place, &mut self.cache, &step)?;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let hidden = self.trunk.hidden(&self.place, &mut cache, &step)?;
         Ok(Outputs {
             width: self.width,
             values: hidden.map_or_else(|| Ok(Vec::new()), |rows| rows.into_values())?,

@@ -16,11 +16,15 @@
 
 mod burn_engine;
 pub mod checkpoint;
+mod decoder;
 mod engine;
 mod error;
+mod families;
 pub mod gguf;
 pub mod kernel;
+mod layers;
 mod llama;
+mod replay;
 mod sampler;
 pub mod sampling;
 pub mod serving;
@@ -31,9 +35,11 @@ pub mod upstream;
 mod vocabulary;
 
 pub use burn_engine::{BurnEngine, PREFILL_CHUNK_TOKENS};
+pub use decoder::{Decoder, Target};
 pub use engine::{
     CacheScope, Constraint, Engine, FinishReason, Generation, MAX_CONSTRAINT_BYTES, MAX_LOGIT_BIAS,
     MAX_STOP_BYTES, MAX_STOPS, MAX_TEMPERATURE, MAX_TOP_LOGPROBS, Message, ModelInfo, Pooling,
     PositionLogprobs, Prompt, Request, Role, SamplingParams, Step, TokenLogprob,
 };
 pub use error::EngineError;
+pub use layers::profile;

@@ -5,6 +5,7 @@
 use burn::tensor::{FloatDType, IndexingUpdateOp, Tensor, TensorData, activation};
 
 use super::activations::{Activations, int_tensor};
+use super::fixed::Fixed;
 use super::place::Place;
 use super::profile::{Part, timed};
 use super::step::{Step, slot};
@@ -135,6 +136,10 @@ impl Attention {
                         all.inplace(|all| all.select_assign(0, at(), values, assign));
                     }
                 }
+                if let Some(fixed) = &step.fixed {
+                    let values = all_values.as_ref();
+                    return Activations::Device(self.in_window(all_keys, values, fixed, queries));
+                }
                 let outputs = step
                     .sequences
                     .iter()
@@ -148,6 +153,49 @@ impl Attention {
             }
             _ => unreachable!("cache and activations of one model are in one place"),
         }
+    }
+
+    /// One query per sequence, over a window of slots each.
+    fn in_window(
+        &self,
+        keys: &Tensor<2>,
+        values: Option<&Tensor<2>>,
+        fixed: &Fixed,
+        queries: Tensor<2>,
+    ) -> Tensor<2> {
+        let (rows, window) = (fixed.rows, fixed.window);
+        let float = queries.dtype();
+        let Self {
+            heads,
+            kv_heads,
+            key_width,
+            value_width,
+            ..
+        } = *self;
+        let heads_first = |all: &Tensor<2>, width: usize| {
+            let chosen = all.clone().select(0, fixed.context.clone());
+            chosen.reshape([rows, window, kv_heads, width]).swap_dims(1, 2)
+        };
+        let keys = heads_first(keys, key_width);
+        let values = match values {
+            Some(values) => heads_first(values, value_width),
+            None => keys
+                .clone()
+                .slice([0..rows, 0..kv_heads, 0..window, 0..value_width]),
+        };
+        let group = heads / kv_heads;
+        let shape = [rows, kv_heads, group, window];
+        let hidden = fixed.hidden(self.window).reshape([rows, 1, 1, window]);
+        let scores = queries
+            .reshape([rows, kv_heads, group, key_width])
+            .matmul(keys.swap_dims(2, 3))
+            .cast(FloatDType::F32)
+            .mul_scalar(self.scale)
+            .mask_fill(hidden.expand(shape), f32::NEG_INFINITY);
+        activation::softmax(scores, 3)
+            .cast(float)
+            .matmul(values)
+            .reshape([rows, heads * value_width])
     }
 
     /// The plain reading, on any device: gathers the sequence's slots and multiplies.

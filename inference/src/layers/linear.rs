@@ -2,7 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)] // as in `activations`
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 use super::activations::{Activations, int_tensor};
 use super::place::{Host, Place};
@@ -57,6 +57,14 @@ impl Linear {
                 })
             }
             _ => unreachable!("weights and activations of one model are in one place"),
+        }
+    }
+
+    /// As [`Self::look_up`], for tokens on the device that the weights are on.
+    pub(crate) fn look_up_on_device(&self, tokens: Tensor<1, Int>) -> Activations {
+        match &self.weight {
+            Weight::Dense(table) => Activations::Device(table.clone().select(0, tokens)),
+            Weight::Packed(_) => unreachable!("tokens on a device are for weights on it"),
         }
     }
 

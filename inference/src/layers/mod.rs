@@ -7,6 +7,7 @@
 
 mod activations;
 mod attention;
+mod fixed;
 mod grouped;
 mod linear;
 mod mlp;
@@ -21,13 +22,14 @@ mod weights;
 
 pub(crate) use activations::{Activations, Gate};
 pub(crate) use attention::{Attention, LayerCache};
+pub(crate) use fixed::{Fixed, FixedInputs};
 pub(crate) use grouped::{GroupedAttention, GroupedShape};
 pub(crate) use linear::Linear;
-pub(crate) use mlp::{Groups, Mlp, Moe, Routing};
+pub(crate) use mlp::{Groups, Mlp, Routing};
 pub(crate) use norm::Norm;
 pub(crate) use place::Place;
 pub(crate) use pre_norm::{Feed, PreNorm};
-pub(crate) use rope::{Rope, Rotation};
+pub(crate) use rope::Rope;
 pub(crate) use step::Step;
 pub(crate) use trunk::{Block, Run, Trunk};
 pub(crate) use weights::{Totals, Weights, halves};

@@ -5,7 +5,7 @@
 
 use std::f64::consts::PI;
 
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 
 use super::activations::Activations;
 use super::place::Place;
@@ -129,6 +129,24 @@ impl Rope {
         };
         self.magnitude = scaling.float_or("attention_factor", default)?;
         Ok(())
+    }
+
+    /// Cosines and sines for positions that are on a device.
+    pub(crate) fn on_device(&self, positions: &Tensor<1, Int>) -> Rotation {
+        let [rows] = positions.dims();
+        let pairs = self.frequencies.len();
+        let frequencies: Vec<f32> = self.frequencies.iter().map(|f| *f as f32).collect();
+        let both = [frequencies.clone(), frequencies].concat();
+        let shape = [1, 1, 2 * pairs];
+        let device = positions.device();
+        let frequencies = Tensor::<3>::from_data(TensorData::new(both, shape), &device);
+        let positions = positions.clone().reshape([rows, 1, 1]);
+        let angles = positions.float().cast(FloatDType::F32) * frequencies;
+        let magnitude = self.magnitude as f32;
+        Rotation::Device {
+            cos: angles.clone().cos().mul_scalar(magnitude),
+            sin: angles.sin().mul_scalar(magnitude),
+        }
     }
 
     /// Cosines and sines for these positions.

@@ -3,6 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::activations::int_tensor;
+use super::fixed::Fixed;
 use super::place::Place;
 use crate::EngineError;
 use crate::kernel::Sequence;
@@ -20,6 +21,8 @@ pub(crate) struct Step<'b> {
     pub(crate) wanted: Vec<usize>,
     /// The cache's slot of each row, on the device, where there is one.
     pub(crate) slots: Option<Tensor<1, Int>>,
+    /// Everything on the device instead, in shapes that do not change.
+    pub(crate) fixed: Option<Fixed>,
 }
 
 impl<'b> Step<'b> {
@@ -36,6 +39,7 @@ impl<'b> Step<'b> {
             sequences: Vec::with_capacity(batch.sequences.len()),
             wanted: Vec::new(),
             slots: None,
+            fixed: None,
         };
         let mut slots = Vec::new();
         for rows in &batch.sequences {
@@ -99,6 +103,18 @@ impl<'b> Step<'b> {
             step.slots = Some(int_tensor(&slots, device));
         }
         Ok(step)
+    }
+
+    /// The step that these inputs on the device describe. All rows' outputs are wanted.
+    pub(crate) fn fixed(inputs: Fixed) -> Self {
+        Self {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            sequences: Vec::new(),
+            wanted: Vec::new(),
+            slots: Some(inputs.slots.clone()),
+            fixed: Some(inputs),
+        }
     }
 }
 

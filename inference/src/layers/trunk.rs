@@ -131,9 +131,15 @@ impl Trunk {
         cache: &mut [LayerCache],
         step: &Step<'_>,
     ) -> Result<Option<Activations>, EngineError> {
-        let turn = |rope: &Rope| rope.at(place, &step.positions);
+        let turn = |rope: &Rope| match &step.fixed {
+            Some(fixed) => rope.on_device(&fixed.positions),
+            None => rope.at(place, &step.positions),
+        };
         let rotations: Vec<Rotation> = self.ropes.iter().map(turn).collect();
-        let mut x = self.embedding.look_up(place, &step.tokens);
+        let mut x = match &step.fixed {
+            Some(fixed) => self.embedding.look_up_on_device(fixed.tokens.clone()),
+            None => self.embedding.look_up(place, &step.tokens),
+        };
         if let Some(scale) = self.embedding_scale {
             x = x.scaled(scale);
         }
@@ -146,7 +152,7 @@ impl Trunk {
             };
             x = block.forward(&mut run, x)?;
         }
-        if step.wanted.is_empty() {
+        if step.wanted.is_empty() && step.fixed.is_none() {
             return Ok(None);
         }
         if step.wanted.len() < step.tokens.len() {
