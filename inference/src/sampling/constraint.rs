@@ -25,12 +25,12 @@ use crate::error::EngineError;
 
 /// Longest token, in bytes, that a constrained answer can contain. The longest of real vocabularies have 128
 /// to 256 bytes.
-pub const MAX_TOKEN_BYTES: usize = 512;
+const MAX_TOKEN_BYTES: usize = 512;
 /// Bytes of all tokens together: what the tree of tokens can number. Gemma's 262 144 tokens have some 2 MB.
-pub const MAX_VOCABULARY_BYTES: usize = (1 << 22) - 2;
+const MAX_VOCABULARY_BYTES: usize = (1 << 22) - 2;
 /// Fields of one object in a schema. An object with more than half as many optional ones is too costly to
 /// follow anyway.
-pub const MAX_PROPERTIES: usize = 1_000;
+const MAX_PROPERTIES: usize = 1_000;
 /// What `multipleOf` in a schema may be: beyond that, llguidance's arithmetic overflows.
 const MULTIPLES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 /// Longest message about a constraint, in bytes.
@@ -323,4 +323,4 @@ fn message(reason: &dyn Display) -> String {
 
 #[cfg(test)]
 #[path = "constraint_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -48,7 +48,7 @@ fn grammars() -> &'static Grammars {
     GRAMMARS.get_or_init(|| Grammars::new(Arc::new(Toy)))
 }
 
-fn schema(text: impl Into<String>) -> Constraint {
+pub(crate) fn schema(text: impl Into<String>) -> Constraint {
     Constraint::JsonSchema(text.into())
 }
 
@@ -90,7 +90,7 @@ fn allowed(state: &mut ConstraintState, size: usize) -> Result<Vec<u32>, EngineE
 }
 
 /// An answer by a model that knows nothing, of up to `most` tokens; whether it came to its end.
-fn babble(
+pub(crate) fn babble(
     grammars: &Grammars,
     vocabulary: &dyn TokenBytes,
     constraint: &Constraint,
@@ -119,13 +119,18 @@ fn babble(
     Ok((text, false))
 }
 
-type Check = fn(&Value) -> bool;
+pub(crate) type Check = fn(&Value) -> bool;
 
 /// Schemas and what JSON must be to match them, written out by hand.
-fn schemas() -> Vec<(&'static str, Check)> {
+pub(crate) fn schemas() -> Vec<(&'static str, Check)> {
     fn keys(value: &Value, allowed: &[&str]) -> bool {
         let object = value.as_object();
         object.is_some_and(|o| o.keys().all(|key| allowed.contains(&key.as_str())))
+    }
+    /// A number without a fraction is an integer in JSON schema, however it is written: -0 and 2.0 are.
+    fn integer(value: &Value, range: std::ops::RangeInclusive<f64>) -> bool {
+        let number = value.as_f64();
+        number.is_some_and(|n| n.fract() == 0.0 && range.contains(&n))
     }
     vec![
         (
@@ -134,7 +139,7 @@ fn schemas() -> Vec<(&'static str, Check)> {
             |v| {
                 keys(v, &["name", "age"])
                     && v["name"].as_str().is_some_and(|s| s.chars().count() <= 5)
-                    && v["age"].as_u64().is_some_and(|n| n <= 150)
+                    && integer(&v["age"], 0.0..=150.0)
             },
         ),
         (r#"{"enum":["red","green",3,null,{"deep":[true]}]}"#, |v| {
@@ -165,7 +170,7 @@ fn schemas() -> Vec<(&'static str, Check)> {
                         a.len() <= 3
                             && a.iter().all(|p| {
                                 keys(p, &["x", "tag"])
-                                    && p["x"].as_i64().is_some_and(|x| (-9..=9).contains(&x))
+                                    && integer(&p["x"], -9.0..=9.0)
                                     && p.get("tag").is_none_or(|t| t == "🦋")
                             })
                     })
