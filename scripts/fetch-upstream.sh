@@ -2,7 +2,7 @@
 # Puts a real OpenAI-compatible server where the tests of the upstream engine look for one: llama.cpp's, in
 # PyPI's `xllamacpp` (MIT), in a virtual environment of its own, with the ordinary pip client:
 #
-#   ${COCOON_UPSTREAM:-${XDG_CACHE_HOME:-$HOME/.cache}/cocoon/upstream}
+#   ${COCOON_TEST_UPSTREAM:-${XDG_CACHE_HOME:-$HOME/.cache}/cocoon/upstream}
 #
 # Does nothing when the right version is already there. Needs python3 with venv. Only tests need it.
 set -eu
@@ -18,10 +18,10 @@ fail() {
 	exit 1
 }
 
-if [ -z "${COCOON_UPSTREAM:-}" ] && [ -z "${XDG_CACHE_HOME:-}" ] && [ -z "${HOME:-}" ]; then
-	fail 'none of COCOON_UPSTREAM, XDG_CACHE_HOME and HOME is set'
+if [ -z "${COCOON_TEST_UPSTREAM:-}" ] && [ -z "${XDG_CACHE_HOME:-}" ] && [ -z "${HOME:-}" ]; then
+	fail 'none of COCOON_TEST_UPSTREAM, XDG_CACHE_HOME and HOME is set'
 fi
-target=${COCOON_UPSTREAM:-${XDG_CACHE_HOME:-$HOME/.cache}/cocoon/upstream}
+target=${COCOON_TEST_UPSTREAM:-${XDG_CACHE_HOME:-$HOME/.cache}/cocoon/upstream}
 
 installed() {
 	"$target/bin/python" -c "

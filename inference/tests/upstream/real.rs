@@ -35,7 +35,7 @@ fn python() -> Option<PathBuf> {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    let directory = set("COCOON_UPSTREAM").or_else(|| {
+    let directory = set("COCOON_TEST_UPSTREAM").or_else(|| {
         let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
         Some(cache.join("cocoon").join("upstream"))
     })?;
