@@ -13,9 +13,7 @@
 
 use std::time::Instant;
 
-#[cfg(not(feature = "standalone"))]
-use cocoon_inference as room;
-use room::{
+use cocoon_inference::{
     gguf::Format,
     kernel::{Attend, Compute, Isa, KvCache, Matrix, Part, Precision, Sequence, ceiling},
 };
@@ -141,7 +139,13 @@ fn report(compute: &Compute, c: &ceiling::Ceiling, format: Format, rows: usize, 
 
 fn attention(compute: &Compute) {
     for (heads, kv_heads, width) in [(9, 3, 64), (32, 8, 128)] {
-        for (start, rows) in [(500, 1), (4000, 1), (32000, 1), (0, 512), (3584, 512)] {
+        for (start, rows) in [
+            (500usize, 1usize),
+            (4000, 1),
+            (32000, 1),
+            (0, 512),
+            (3584, 512),
+        ] {
             let pages: Vec<u32> = (0..(start + rows).div_ceil(16) as u32).collect();
             let mut cache =
                 KvCache::new(pages.len(), kv_heads, width, width, Precision::Half, false);

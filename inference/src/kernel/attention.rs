@@ -9,7 +9,7 @@
 
 use super::{
     cache::{KvCache, Numbers, PAGE_TOKENS, Sequence},
-    lanes::{Isa, Kernel, LANES, Lanes, dispatch, exp},
+    lanes::{Isa, Kernel, LANES, Lanes, dispatch, exp, unroll},
 };
 
 /// Tokens of one stripe.
@@ -203,23 +203,23 @@ fn sized<const T: usize, const C: usize>(
 
 trait Element: Copy {
     /// # Safety
-    /// 16 elements can be read; the processor has the instructions.
-    unsafe fn load<S: Lanes>(p: *const Self) -> S::F;
+    /// As for [`Lanes`].
+    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F;
 }
 
 impl Element for u16 {
     #[inline(always)]
-    unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
-        // SAFETY: the caller's promise is the same.
-        unsafe { S::load_half(p) }
+    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F {
+        // SAFETY: 16 halves are 32 bytes; the caller answers for the instructions.
+        unsafe { S::load_half(&std::mem::transmute::<[u16; LANES], [u8; 32]>(*x)) }
     }
 }
 
 impl Element for f32 {
     #[inline(always)]
-    unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
-        // SAFETY: the caller's promise is the same.
-        unsafe { S::load(p) }
+    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F {
+        // SAFETY: the caller answers for the instructions.
+        unsafe { S::load(x) }
     }
 }
 
@@ -310,16 +310,16 @@ unsafe fn merge<S: Lanes, const T: usize>(width: usize, one: &[f32], all: &mut [
         unsafe {
             let a = exp::<S>(S::splat(mine - largest));
             let b = exp::<S>(S::splat(theirs - largest));
-            let mut factors = [0.0; 2 * LANES];
-            S::store(factors.as_mut_ptr(), a);
-            S::store(factors[LANES..].as_mut_ptr(), b);
+            let mut factors = [[0.0; LANES]; 2];
+            S::store(&mut factors[0], a);
+            S::store(&mut factors[1], b);
             all[t] = largest;
-            all[T + t] = all[T + t] * factors[0] + one[T + t] * factors[LANES];
+            all[T + t] = all[T + t] * factors[0][0] + one[T + t] * factors[1][0];
             let at = 2 * T + t * width;
             let (from, to) = (&one[at..][..width], &mut all[at..][..width]);
-            for (from, to) in from.chunks_exact(LANES).zip(to.chunks_exact_mut(LANES)) {
-                let sum = S::fma(S::load(to.as_ptr()), a, S::mul(S::load(from.as_ptr()), b));
-                S::store(to.as_mut_ptr(), sum);
+            for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
+                let sum = S::fma(S::load(to), a, S::mul(S::load(from), b));
+                S::store(to, sum);
             }
         }
     }
@@ -429,59 +429,52 @@ impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
         let size = cache.key_page();
         let at = (page * cache.kv_heads() + self.item.kv_head) * size;
         let keys = &self.keys[at..][..size];
-        let q = &q[..T * cache.key_stride()];
-        // SAFETY: reads lie within the page's keys and the tile's queries, both sliced above.
+        // SAFETY: the caller answers for the instructions.
         unsafe {
             let mut sums = [S::splat(0.0); T];
             if cache.prefix() {
-                let stride = cache.key_stride();
+                let width = cache.key_stride() / LANES;
+                let q = q.as_chunks::<LANES>().0;
                 let mut all = [[0.0; LANES]; T];
-                for token in 0..PAGE_TOKENS {
+                for (token, key) in keys.as_chunks::<LANES>().0.chunks_exact(width).enumerate() {
                     let mut sums = [S::splat(0.0); T];
-                    let key = keys.as_ptr().wrapping_add(token * stride);
-                    for column in (0..stride).step_by(LANES) {
-                        let k = E::load::<S>(key.wrapping_add(column));
-                        for (t, sum) in sums.iter_mut().enumerate() {
-                            let q = S::load(q.as_ptr().wrapping_add(t * stride + column));
-                            *sum = S::fma(k, q, *sum);
-                        }
+                    for (i, k) in key.iter().enumerate() {
+                        let k = E::load::<S>(k);
+                        unroll!(t < T, {
+                            sums[t] = S::fma(k, S::load(&q[t * width + i]), sums[t]);
+                        });
                     }
-                    for t in 0..T {
+                    unroll!(t < T, {
                         all[t][token] = S::sum(sums[t]);
-                    }
+                    });
                 }
-                for t in 0..T {
-                    sums[t] = S::load(all[t].as_ptr());
-                }
+                unroll!(t < T, {
+                    sums[t] = S::load(&all[t]);
+                });
             } else {
                 let mut odd = sums;
-                let (key, q) = (keys.as_ptr(), q.as_ptr());
-                let width = cache.key_width();
-                let mut column = 0;
-                while column + 1 < width {
-                    let k = E::load::<S>(key.wrapping_add(column * PAGE_TOKENS));
-                    let l = E::load::<S>(key.wrapping_add((column + 1) * PAGE_TOKENS));
-                    let q = q.wrapping_add(column * T);
-                    for t in 0..T {
-                        sums[t] = S::fma(k, S::splat(*q.wrapping_add(t)), sums[t]);
-                        odd[t] = S::fma(l, S::splat(*q.wrapping_add(T + t)), odd[t]);
-                    }
-                    column += 2;
+                let (q_pairs, q_last) = q.as_chunks::<T>().0[..cache.key_width()].as_chunks::<2>();
+                let (pairs, last) = keys.as_chunks::<PAGE_TOKENS>().0.as_chunks::<2>();
+                for (pair, q) in pairs.iter().zip(q_pairs) {
+                    let (k, l) = (E::load::<S>(&pair[0]), E::load::<S>(&pair[1]));
+                    unroll!(t < T, {
+                        sums[t] = S::fma(k, S::splat(q[0][t]), sums[t]);
+                        odd[t] = S::fma(l, S::splat(q[1][t]), odd[t]);
+                    });
                 }
-                if column < width {
-                    let k = E::load::<S>(key.wrapping_add(column * PAGE_TOKENS));
-                    for t in 0..T {
-                        let q = S::splat(*q.wrapping_add(column * T + t));
-                        sums[t] = S::fma(k, q, sums[t]);
-                    }
+                for (k, q) in last.iter().zip(q_last) {
+                    let k = E::load::<S>(k);
+                    unroll!(t < T, {
+                        sums[t] = S::fma(k, S::splat(q[t]), sums[t]);
+                    });
                 }
-                for t in 0..T {
+                unroll!(t < T, {
                     sums[t] = S::add(sums[t], odd[t]);
-                }
+                });
             }
             let scale = S::splat(self.a.scale);
-            for (t, sum) in sums.into_iter().enumerate() {
-                let mut score = S::mul(sum, scale);
+            unroll!(t < T, {
+                let mut score = S::mul(sums[t], scale);
                 if let Some(cap) = self.a.softcap {
                     // cap · tanh(s / cap) = cap · (1 − 2 / (e^(2 s / cap) + 1))
                     let one = S::splat(1.0);
@@ -489,8 +482,8 @@ impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
                     let tanh = S::sub(one, S::div(S::splat(2.0), S::add(e, one)));
                     score = S::mul(tanh, S::splat(cap));
                 }
-                S::store(scores[t * STRIPE..][..LANES].as_mut_ptr(), score);
-            }
+                S::store(&mut scores.as_chunks_mut().0[t * STRIPE / LANES], score);
+            });
         }
     }
 
@@ -541,37 +534,38 @@ impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
         let stride = cache.value_stride();
         let size = stride * PAGE_TOKENS;
         let width = cache.value_width().next_multiple_of(LANES);
-        let weights = &weights[..T * STRIPE];
-        // SAFETY: reads lie within the page's values and the tile's weights, both sliced here.
+        // SAFETY: the caller answers for the instructions.
         unsafe {
             let mut sums = [[S::splat(0.0); N]; T];
             let mut token = begin;
             while token < end {
                 let page = pages[token / PAGE_TOKENS] as usize;
                 let at = (page * cache.kv_heads() + self.item.kv_head) * size;
-                let values = self.values[at..][..size].as_ptr();
                 let stop = end.min((token / PAGE_TOKENS + 1) * PAGE_TOKENS);
-                for token in token..stop {
-                    let value = values.wrapping_add(token % PAGE_TOKENS * stride + block * LANES);
+                let rows = self.values[at..][..size].as_chunks::<LANES>().0;
+                let rows = rows.chunks_exact(stride / LANES).skip(token % PAGE_TOKENS);
+                for (row, token) in rows.zip(token..stop) {
+                    let row: &[[E; LANES]] = &row[block..][..N];
                     let mut v = [S::splat(0.0); N];
-                    for (i, v) in v.iter_mut().enumerate() {
-                        *v = E::load::<S>(value.wrapping_add(i * LANES));
-                    }
-                    for (t, sums) in sums.iter_mut().enumerate() {
-                        let weight = S::splat(*weights.as_ptr().wrapping_add(t * STRIPE + token));
-                        for (sum, v) in sums.iter_mut().zip(v) {
-                            *sum = S::fma(v, weight, *sum);
-                        }
-                    }
+                    unroll!(i < N, {
+                        v[i] = E::load::<S>(&row[i]);
+                    });
+                    let weights: &[f32] = &weights[token..][..(T - 1) * STRIPE + 1];
+                    unroll!(t < T, {
+                        let weight = S::splat(weights[t * STRIPE]);
+                        unroll!(i < N, {
+                            sums[t][i] = S::fma(v[i], weight, sums[t][i]);
+                        });
+                    });
                 }
                 token = stop;
             }
-            for (t, sums) in sums.into_iter().enumerate() {
-                for (i, sum) in sums.into_iter().enumerate() {
-                    let to = &mut to[t * width + (block + i) * LANES..][..LANES];
-                    S::store(to.as_mut_ptr(), sum);
-                }
-            }
+            let to = to.as_chunks_mut::<LANES>().0;
+            unroll!(t < T, {
+                unroll!(i < N, {
+                    S::store(&mut to[t * (width / LANES) + block + i], sums[t][i]);
+                });
+            });
         }
     }
 }
@@ -586,19 +580,20 @@ unsafe fn exponentials<S: Lanes>(scores: &mut [f32]) -> (f32, f32) {
     // SAFETY: every chunk has 16 numbers; the caller answers for the instructions.
     unsafe {
         let mut most = S::splat(f32::NEG_INFINITY);
-        for s in scores.chunks_exact(LANES) {
-            most = S::max(most, S::load(s.as_ptr()));
+        let scores = scores.as_chunks_mut::<LANES>().0;
+        for s in scores.iter() {
+            most = S::max(most, S::load(s));
         }
         let largest = S::largest(most);
         if largest == f32::NEG_INFINITY {
-            scores.fill(0.0);
+            scores.as_flattened_mut().fill(0.0);
             return (largest, 0.0);
         }
         let most = S::splat(largest);
         let mut sum = S::splat(0.0);
-        for s in scores.chunks_exact_mut(LANES) {
-            let e = exp::<S>(S::sub(S::load(s.as_ptr()), most));
-            S::store(s.as_mut_ptr(), e);
+        for s in scores {
+            let e = exp::<S>(S::sub(S::load(s), most));
+            S::store(s, e);
             sum = S::add(sum, e);
         }
         (largest, S::sum(sum))

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Compute,
     compute::PIECES,
-    lanes::{Kernel, LANES, Lanes, dispatch},
+    lanes::{Kernel, LANES, Lanes, dispatch, unroll},
     matrix::HUGE_BYTES,
 };
 
@@ -105,23 +105,19 @@ impl Kernel for Stream<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) -> f32 {
-        let step = LANES * 4;
         let mut sums = [[0.0; LANES]; 4];
-        // SAFETY: reads whole vectors within the slice; the processor has the instructions.
+        // SAFETY: the caller answers for the instructions.
         unsafe {
-            let mut v = sums.map(|s| S::load(s.as_ptr()));
-            for lines in self.0.chunks_exact(step * 4) {
-                S::prefetch(lines.as_ptr().wrapping_add(4096));
-                S::prefetch(lines.as_ptr().wrapping_add(4096 + 64));
-                S::prefetch(lines.as_ptr().wrapping_add(4096 + 128));
-                S::prefetch(lines.as_ptr().wrapping_add(4096 + 192));
-                for (i, v) in v.iter_mut().enumerate() {
-                    *v = S::add(*v, S::load(lines.as_ptr().wrapping_add(i * step).cast()));
-                }
+            let mut v = [S::splat(0.0); 4];
+            for lines in self.0.as_chunks::<64>().0.as_chunks::<4>().0 {
+                unroll!(i < 4, {
+                    S::prefetch(lines[i].as_ptr().wrapping_add(4096));
+                    v[i] = S::add(v[i], S::load_single(&lines[i]));
+                });
             }
-            for (s, v) in sums.iter_mut().zip(v) {
-                S::store(s.as_mut_ptr(), v);
-            }
+            unroll!(i < 4, {
+                S::store(&mut sums[i], v[i]);
+            });
         }
         sums.as_flattened().iter().sum()
     }
@@ -135,21 +131,22 @@ impl Kernel for Int8 {
 
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) -> f32 {
-        let bytes = black_box([7u8; 512]);
-        // SAFETY: reads at most 512 bytes of the array; the processor has the instructions.
+        let lines = black_box([[7u8; 64]; 8]);
+        let fours = black_box([[7i8; 4]; CHAINS]);
+        // SAFETY: the caller answers for the instructions.
         unsafe {
-            let codes = S::codes(8, bytes.as_ptr());
-            let mut sums = [S::splat_int(0); CHAINS];
+            let codes = S::codes(8, &lines);
+            let (mut a, mut b) = ([S::splat_int(0); 8], [S::splat_int(0); 8]);
             for _ in 0..ROUNDS {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let four = bytes.as_ptr().cast::<i8>().wrapping_add(i * 4);
-                    *sum = S::dot(4, *sum, codes[i % 8], four);
-                }
+                unroll!(i < 8, {
+                    a[i] = S::dot(4, a[i], codes[i], fours[i]);
+                    b[i] = S::dot(4, b[i], codes[i], fours[8 + i]);
+                });
             }
             let mut total = S::splat(0.0);
-            for sum in sums {
-                total = S::add(total, S::to_float(sum));
-            }
+            unroll!(i < 8, {
+                total = S::add(total, S::add(S::to_float(a[i]), S::to_float(b[i])));
+            });
             S::sum(total)
         }
     }
@@ -164,19 +161,20 @@ impl Kernel for Float {
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) -> f32 {
         let x = black_box([0.5f32; LANES]);
-        // SAFETY: reads the array; the processor has the instructions.
+        // SAFETY: the caller answers for the instructions.
         unsafe {
-            let x = S::load(x.as_ptr());
-            let mut sums = [x; CHAINS];
+            let x = S::load(&x);
+            let (mut a, mut b) = ([x; 8], [x; 8]);
             for _ in 0..ROUNDS {
-                for sum in &mut sums {
-                    *sum = S::fma(*sum, x, x);
-                }
+                unroll!(i < 8, {
+                    a[i] = S::fma(a[i], x, x);
+                    b[i] = S::fma(b[i], x, x);
+                });
             }
             let mut total = S::splat(0.0);
-            for sum in sums {
-                total = S::add(total, sum);
-            }
+            unroll!(i < 8, {
+                total = S::add(total, S::add(a[i], b[i]));
+            });
             S::sum(total)
         }
     }

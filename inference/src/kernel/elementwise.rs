@@ -101,24 +101,25 @@ impl Kernel for GatedProduct<'_> {
         let rows = self.gate_up.chunks_exact(2 * self.width);
         for (row, out) in rows.zip(self.out.chunks_exact_mut(self.width)) {
             let (gates, ups) = row.split_at(self.width);
-            let inputs = gates.chunks(LANES).zip(ups.chunks(LANES));
-            for ((gate, up), out) in inputs.zip(out.chunks_mut(LANES)) {
-                // SAFETY: reads and writes 16 numbers, of the slices where they have them, else of arrays.
-                unsafe {
-                    if out.len() == LANES {
-                        let (g, u) = (S::load(gate.as_ptr()), S::load(up.as_ptr()));
-                        S::store(out.as_mut_ptr(), gated::<S>(self.gate, g, u));
-                    } else {
-                        let (mut g, mut u) = ([0.0; LANES], [0.0; LANES]);
-                        g[..gate.len()].copy_from_slice(gate);
-                        u[..up.len()].copy_from_slice(up);
-                        let product =
-                            gated::<S>(self.gate, S::load(g.as_ptr()), S::load(u.as_ptr()));
-                        S::store(g.as_mut_ptr(), product);
-                        out.copy_from_slice(&g[..out.len()]);
-                    }
-                }
+            let (gates, last_gates) = gates.as_chunks();
+            let (ups, last_ups) = ups.as_chunks();
+            let (out, last_out) = out.as_chunks_mut();
+            for ((gate, up), out) in gates.iter().zip(ups).zip(out) {
+                // SAFETY: the caller answers for the instructions.
+                unsafe { S::store(out, gated::<S>(self.gate, S::load(gate), S::load(up))) };
             }
+            let (mut gate, mut up) = ([0.0; LANES], [0.0; LANES]);
+            gate[..last_gates.len()].copy_from_slice(last_gates);
+            up[..last_ups.len()].copy_from_slice(last_ups);
+            let mut all = [0.0; LANES];
+            // SAFETY: as above.
+            unsafe {
+                S::store(
+                    &mut all,
+                    gated::<S>(self.gate, S::load(&gate), S::load(&up)),
+                )
+            };
+            last_out.copy_from_slice(&all[..last_out.len()]);
         }
     }
 }

@@ -12,11 +12,29 @@ use super::{x86_256::Avx2, x86_512::Avx512};
 /// Numbers in one vector; rows in one panel; tokens in one page.
 pub(super) const LANES: usize = 16;
 
+/// Repeats a block for `i` = 0, 1, … below `n`, which is at most 8 and known to the compiler. Loops over arrays
+/// of registers are written with this, because a loop that is not unrolled keeps the arrays in memory.
+macro_rules! unroll {
+    ($i:ident < $n:expr, $body:block) => {
+        unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident, $n:expr, $body:block, $($k:literal)*) => {
+        $(
+            if $k < $n {
+                let $i: usize = $k;
+                $body
+            }
+        )*
+    };
+}
+pub(super) use unroll;
+
 /// Vectors of sixteen lanes.
 ///
 /// # Safety
 /// Every function may be called only where the processor has the implementation's instructions, which
-/// [`dispatch`] sees to. Pointers must be valid for the bytes named with each function; none need be aligned.
+/// [`dispatch`] sees to. That is all there is to it: memory is read and written through references. (They are
+/// also what keeps the compiler from checking every pointer where debug assertions are on.)
 pub(super) trait Lanes: Copy + 'static {
     /// Sixteen f32.
     type F: Copy;
@@ -28,17 +46,19 @@ pub(super) trait Lanes: Copy + 'static {
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::F;
     /// Reads 16 f32.
-    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn load(x: &[f32; LANES]) -> Self::F;
     /// Writes 16 f32.
-    unsafe fn store(p: *mut f32, v: Self::F);
+    unsafe fn store(x: &mut [f32; LANES], v: Self::F);
+    /// Reads 16 f32 from their bytes in the order of this machine.
+    unsafe fn load_single(x: &[u8; 64]) -> Self::F;
     /// Reads 16 IEEE halves.
-    unsafe fn load_half(p: *const u16) -> Self::F;
+    unsafe fn load_half(x: &[u8; 32]) -> Self::F;
     /// Reads 16 bfloat16.
-    unsafe fn load_bfloat(p: *const u16) -> Self::F;
+    unsafe fn load_bfloat(x: &[u8; 32]) -> Self::F;
     /// Reads 16 unsigned bytes as numbers.
-    unsafe fn load_unsigned(p: *const u8) -> Self::F;
+    unsafe fn load_unsigned(x: &[u8; LANES]) -> Self::F;
     /// Reads 16 signed bytes as numbers.
-    unsafe fn load_signed(p: *const i8) -> Self::F;
+    unsafe fn load_signed(x: &[u8; LANES]) -> Self::F;
     /// a + b.
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     /// a − b.
@@ -66,12 +86,11 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn splat_int(x: i32) -> Self::I;
     /// The whole numbers as f32, rounded to nearest.
     unsafe fn to_float(v: Self::I) -> Self::F;
-    /// Unpacks one block's codes of `bits` = 4, 5, 6 or 8 bits (see `pack`): eight groups of four columns.
-    /// Reads 64 · bits bytes.
-    unsafe fn codes(bits: u32, p: *const u8) -> [Self::B; 8];
+    /// Unpacks one block's codes of `bits` = 4, 5, 6 or 8 bits (see `pack`), as many lines: eight groups of
+    /// four columns.
+    unsafe fn codes(bits: u32, lines: &[[u8; 64]]) -> [Self::B; 8];
     /// Adds to each lane the product of its four codes (below 2^bits) with four signed bytes above −128.
-    /// Reads 4 bytes.
-    unsafe fn dot(bits: u32, acc: Self::I, codes: Self::B, four: *const i8) -> Self::I;
+    unsafe fn dot(bits: u32, acc: Self::I, codes: Self::B, four: [i8; 4]) -> Self::I;
 
     /// Asks for the cache line at `p`, which need not be valid.
     unsafe fn prefetch(p: *const u8);

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::{
     activations::View,
-    lanes::{Isa, Kernel, LANES, Lanes, dispatch},
+    lanes::{Isa, Kernel, LANES, Lanes, dispatch, unroll},
     matrix::Slab,
     pack::{BLOCK, Layout},
 };
@@ -92,23 +92,25 @@ impl Job<'_> {
     unsafe fn store<S: Lanes, const T: usize>(&self, panel: usize, sums: [S::F; T]) {
         let count = (self.rows - panel * LANES).min(LANES);
         let column = self.first_row + panel * LANES;
-        for (t, sum) in sums.into_iter().enumerate() {
-            let to = self
-                .tile
-                .y
-                .wrapping_add((self.tile.first + t) * self.tile.stride + column);
+        let first = self.tile.first * self.tile.stride + column;
+        unroll!(t < T, {
+            let mut all = [0.0; LANES];
+            // SAFETY: the caller answers for the instructions.
+            unsafe { S::store(&mut all, sums[t]) };
+            let to = self.tile.y.wrapping_add(first + t * self.tile.stride);
             // SAFETY: the caller promises room for these rows; only `count` of them are written.
-            unsafe {
-                if count == LANES {
-                    S::store(to, sum);
-                } else {
-                    let mut all = [0.0; LANES];
-                    S::store(all.as_mut_ptr(), sum);
-                    std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
-                }
-            }
-        }
+            unsafe { std::ptr::copy_nonoverlapping(all.as_ptr(), to, count) };
+        });
     }
+}
+
+/// The part of `all` that belongs to a tile whose first row is `first`: `width` numbers for each of `T` rows.
+///
+/// # Safety
+/// `all` was written up to there, and nobody writes it while the slice lives.
+unsafe fn of_tile<'a, X, const T: usize>(all: *mut X, first: usize, width: usize) -> &'a [X] {
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(all.wrapping_add(first * width), T * width) }
 }
 
 /// What distinguishes one layout of blocks with one scale from another.
@@ -122,8 +124,8 @@ trait Blocked {
     /// The scales and minimums of a block.
     ///
     /// # Safety
-    /// `scales` are those of a panel with more than `block` blocks; the processor has the instructions.
-    unsafe fn scales<S: Lanes>(scales: *const u8, block: usize) -> (S::F, S::F);
+    /// As for [`Lanes`].
+    unsafe fn scales<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F);
 }
 
 macro_rules! blocked {
@@ -136,7 +138,7 @@ macro_rules! blocked {
             const OFFSET: Option<usize> = $offset;
             const MINIMUM: bool = $minimum;
             #[inline(always)]
-            unsafe fn scales<S: Lanes>(scales: *const u8, block: usize) -> (S::F, S::F) {
+            unsafe fn scales<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
                 // SAFETY: the caller's promise is the same.
                 unsafe { $scales::<S>(scales, block) }
             }
@@ -152,42 +154,37 @@ blocked!(Q4_K, 4, None, true, scale_of_scale);
 blocked!(Q5_K, 5, None, true, scale_of_scale);
 
 /// # Safety
-/// As for [`Blocked::scales`].
+/// As for [`Lanes`].
 #[inline(always)]
-unsafe fn scale<S: Lanes>(scales: *const u8, block: usize) -> (S::F, S::F) {
-    // SAFETY: `scale_bytes` has 32 bytes per block.
-    unsafe {
-        let d = S::load_half(scales.wrapping_add(block * 32).cast());
-        (d, S::splat(0.0))
-    }
+unsafe fn scale<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
+    let halves = &scales.as_chunks::<32>().0[block];
+    // SAFETY: the caller answers for the instructions.
+    unsafe { (S::load_half(halves), S::splat(0.0)) }
 }
 
 /// # Safety
-/// As for [`Blocked::scales`].
+/// As for [`Lanes`].
 #[inline(always)]
-unsafe fn scale_and_minimum<S: Lanes>(scales: *const u8, block: usize) -> (S::F, S::F) {
-    let at = scales.wrapping_add(block * 64);
-    // SAFETY: `scale_bytes` has 64 bytes per block.
-    unsafe {
-        (
-            S::load_half(at.cast()),
-            S::load_half(at.wrapping_add(32).cast()),
-        )
-    }
+unsafe fn scale_and_minimum<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
+    let [d, m] = &scales.as_chunks::<32>().0.as_chunks::<2>().0[block];
+    // SAFETY: the caller answers for the instructions.
+    unsafe { (S::load_half(d), S::load_half(m)) }
 }
 
+/// Both products have at most 17 bits and are exact.
+///
 /// # Safety
-/// As for [`Blocked::scales`].
+/// As for [`Lanes`].
 #[inline(always)]
-unsafe fn scale_of_scale<S: Lanes>(scales: *const u8, block: usize) -> (S::F, S::F) {
-    let at = scales.wrapping_add(block / 8 * 320);
-    let of_block = at.wrapping_add(64 + block % 8 * 16);
-    // SAFETY: `scale_bytes` has 320 bytes per 8 blocks. Both products have at most 17 bits and are exact.
+unsafe fn scale_of_scale<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
+    let of_eight = &scales.as_chunks::<320>().0[block / 8];
+    let halves = of_eight.as_chunks::<32>().0;
+    let bytes = of_eight.as_chunks::<16>().0;
+    // SAFETY: the caller answers for the instructions.
     unsafe {
-        let d = S::load_half(at.cast());
-        let m = S::load_half(at.wrapping_add(32).cast());
-        let scale = S::mul(d, S::load_unsigned(of_block));
-        let minimum = S::mul(m, S::load_unsigned(of_block.wrapping_add(128)));
+        let (d, m) = (S::load_half(&halves[0]), S::load_half(&halves[1]));
+        let scale = S::mul(d, S::load_unsigned(&bytes[4 + block % 8]));
+        let minimum = S::mul(m, S::load_unsigned(&bytes[12 + block % 8]));
         (scale, S::sub(S::splat(0.0), minimum))
     }
 }
@@ -208,46 +205,49 @@ impl<K: Blocked, const T: usize> Kernel for Blocks<'_, K, T> {
         let job = self.0;
         let (tile, columns) = (&job.tile, job.tile.columns);
         let blocks = columns / BLOCK;
-        let code_bytes = K::BITS as usize * 64;
         let size = K::LAYOUT.panel_bytes(columns);
-        let at = tile.first * blocks;
-        let q0 = tile.view.q.cast_const().wrapping_add(at * BLOCK);
-        let d0 = tile.view.d.cast_const().wrapping_add(at);
-        let dsum0 = tile.view.dsum.cast_const().wrapping_add(at);
-        let correction0 = match K::OFFSET {
-            Some(i) => tile.view.corrections[i].cast_const().wrapping_add(at),
-            None => std::ptr::null(),
+        // SAFETY: `reserve` made room for the tile and it was written; the caller of `multiply` answers for that.
+        let (q, d, dsum, correction) = unsafe {
+            let corrections = tile.view.corrections[K::OFFSET.unwrap_or(0)];
+            (
+                of_tile::<i8, T>(tile.view.q, tile.first, columns),
+                of_tile::<f32, T>(tile.view.d, tile.first, blocks),
+                of_tile::<f32, T>(tile.view.dsum, tile.first, blocks),
+                of_tile::<i32, T>(corrections, tile.first, blocks),
+            )
         };
+        let q = q.as_chunks::<4>().0.as_chunks::<8>().0.as_chunks::<T>().0;
+        let d = d.as_chunks::<T>().0;
+        let dsum = dsum.as_chunks::<T>().0;
+        let correction = correction.as_chunks::<T>().0;
         for panel in job.range.clone() {
-            let scales = job.panels[panel * size..][..size].as_ptr();
-            let codes = scales.wrapping_add(K::LAYOUT.scale_bytes(columns));
-            // SAFETY: all reads lie within one panel of `blocks` blocks, bounds checked above, or within one
-            // tile of the activations, which `reserve` made room for.
+            let (scales, codes) =
+                job.panels[panel * size..][..size].split_at(K::LAYOUT.scale_bytes(columns));
+            let lines = codes.as_chunks::<64>().0.chunks_exact(K::BITS as usize);
+            let tiles = q.iter().zip(d).zip(dsum.iter().zip(correction));
+            // SAFETY: the caller answers for the instructions.
             unsafe {
                 let mut sums = [S::splat(0.0); T];
-                for block in 0..blocks {
-                    let line = codes.wrapping_add(block * code_bytes);
-                    for i in 0..K::BITS as usize {
-                        S::prefetch(line.wrapping_add(AHEAD + i * 64));
+                for (block, (lines, ((q, d), (dsum, correction)))) in lines.zip(tiles).enumerate() {
+                    for line in lines {
+                        S::prefetch(line.as_ptr().wrapping_add(AHEAD));
                     }
-                    let groups = S::codes(K::BITS, line);
+                    let groups = S::codes(K::BITS, lines);
                     let (scale, minimum) = K::scales::<S>(scales, block);
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        let at = block * T + t;
-                        let q = q0.wrapping_add(at * BLOCK);
+                    unroll!(t < T, {
                         let mut whole = match K::OFFSET {
-                            Some(_) => S::splat_int(*correction0.wrapping_add(at)),
+                            Some(_) => S::splat_int(correction[t]),
                             None => S::splat_int(0),
                         };
-                        for (g, codes) in groups.into_iter().enumerate() {
-                            whole = S::dot(K::BITS, whole, codes, q.wrapping_add(g * 4));
-                        }
-                        let both = S::mul(scale, S::splat(*d0.wrapping_add(at)));
-                        *sum = S::fma(S::to_float(whole), both, *sum);
+                        unroll!(g < 8, {
+                            whole = S::dot(K::BITS, whole, groups[g], q[t][g]);
+                        });
+                        let both = S::mul(scale, S::splat(d[t]));
+                        sums[t] = S::fma(S::to_float(whole), both, sums[t]);
                         if K::MINIMUM {
-                            *sum = S::fma(minimum, S::splat(*dsum0.wrapping_add(at)), *sum);
+                            sums[t] = S::fma(minimum, S::splat(dsum[t]), sums[t]);
                         }
-                    }
+                    });
                 }
                 job.store::<S, T>(panel, sums);
             }
@@ -267,45 +267,51 @@ impl<const T: usize> Kernel for Halves<'_, T> {
         let job = self.0;
         let (tile, columns) = (&job.tile, job.tile.columns);
         let blocks = columns / BLOCK;
-        let code_bytes = BITS as usize * 64;
         let size = Layout::Q6_K.panel_bytes(columns);
-        let at = tile.first * blocks;
-        let q0 = tile.view.q.cast_const().wrapping_add(at * BLOCK);
-        let d0 = tile.view.d.cast_const().wrapping_add(at);
-        let correction0 = tile.view.halves.cast_const().wrapping_add(2 * at);
+        // SAFETY: `reserve` made room for the tile and it was written; the caller of `multiply` answers for that.
+        let (q, d, correction) = unsafe {
+            (
+                of_tile::<i8, T>(tile.view.q, tile.first, columns),
+                of_tile::<f32, T>(tile.view.d, tile.first, blocks),
+                of_tile::<i32, T>(tile.view.halves, tile.first, 2 * blocks),
+            )
+        };
+        let q = q.as_chunks::<4>().0.as_chunks::<8>().0.as_chunks::<T>().0;
+        let d = d.as_chunks::<T>().0;
+        let correction = correction.as_chunks::<2>().0.as_chunks::<T>().0;
         for panel in job.range.clone() {
-            let scales = job.panels[panel * size..][..size].as_ptr();
-            let codes = scales.wrapping_add(Layout::Q6_K.scale_bytes(columns));
-            // SAFETY: all reads lie within one panel of `blocks` blocks, bounds checked above, or within one
-            // tile of the activations, which `reserve` made room for.
+            let (scales, codes) =
+                job.panels[panel * size..][..size].split_at(Layout::Q6_K.scale_bytes(columns));
+            let scales = scales.as_chunks::<288>().0;
+            let lines = codes.as_chunks::<64>().0.chunks_exact(BITS as usize);
+            let tiles = q.iter().zip(d).zip(correction);
+            // SAFETY: the caller answers for the instructions.
             unsafe {
                 let mut sums = [S::splat(0.0); T];
-                for block in 0..blocks {
-                    let line = codes.wrapping_add(block * code_bytes);
-                    for i in 0..BITS as usize {
-                        S::prefetch(line.wrapping_add(AHEAD + i * 64));
+                for (block, (lines, ((q, d), correction))) in lines.zip(tiles).enumerate() {
+                    for line in lines {
+                        S::prefetch(line.as_ptr().wrapping_add(AHEAD));
                     }
-                    let groups = S::codes(BITS, line);
-                    let at = scales.wrapping_add(block / 8 * 288);
-                    let of_block = at.wrapping_add(32 + block % 8 * 32).cast::<i8>();
-                    let d = S::load_half(at.cast());
+                    let groups = S::codes(BITS, lines);
+                    let of_eight = &scales[block / 8];
+                    let of_panel = S::load_half(&of_eight.as_chunks::<32>().0[0]);
+                    let bytes = &of_eight.as_chunks::<16>().0[2..];
                     let scale = [
-                        S::mul(d, S::load_signed(of_block)),
-                        S::mul(d, S::load_signed(of_block.wrapping_add(16))),
+                        S::mul(of_panel, S::load_signed(&bytes[block % 8 * 2])),
+                        S::mul(of_panel, S::load_signed(&bytes[block % 8 * 2 + 1])),
                     ];
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        let at = block * T + t;
-                        let q = q0.wrapping_add(at * BLOCK);
-                        let d = S::splat(*d0.wrapping_add(at));
-                        for half in 0..2 {
-                            let correction = *correction0.wrapping_add(2 * at + half);
-                            let mut whole = S::splat_int(correction);
-                            for g in half * 4..half * 4 + 4 {
-                                whole = S::dot(BITS, whole, groups[g], q.wrapping_add(g * 4));
-                            }
-                            *sum = S::fma(S::to_float(whole), S::mul(scale[half], d), *sum);
-                        }
-                    }
+                    unroll!(t < T, {
+                        let d = S::splat(d[t]);
+                        unroll!(half < 2, {
+                            let mut whole = S::splat_int(correction[t][half]);
+                            unroll!(g < 4, {
+                                let g = half * 4 + g;
+                                whole = S::dot(BITS, whole, groups[g], q[t][g]);
+                            });
+                            let both = S::mul(scale[half], d);
+                            sums[t] = S::fma(S::to_float(whole), both, sums[t]);
+                        });
+                    });
                 }
                 job.store::<S, T>(panel, sums);
             }
@@ -316,10 +322,13 @@ impl<const T: usize> Kernel for Halves<'_, T> {
 /// What distinguishes one layout without blocks from another.
 trait Number {
     const LAYOUT: Layout;
-    const BYTES: usize;
+    /// Sixteen numbers.
+    type Column: Copy;
     /// # Safety
-    /// 16 numbers can be read; the processor has the instructions.
-    unsafe fn load<S: Lanes>(p: *const u8) -> S::F;
+    /// As for [`Lanes`].
+    unsafe fn load<S: Lanes>(column: &Self::Column) -> S::F;
+    /// The columns of a panel.
+    fn columns(panel: &[u8]) -> &[Self::Column];
 }
 
 macro_rules! number {
@@ -327,18 +336,21 @@ macro_rules! number {
         struct $name;
         impl Number for $name {
             const LAYOUT: Layout = Layout::$name;
-            const BYTES: usize = $bytes;
+            type Column = [u8; $bytes * LANES];
             #[inline(always)]
-            unsafe fn load<S: Lanes>(p: *const u8) -> S::F {
+            unsafe fn load<S: Lanes>(column: &Self::Column) -> S::F {
                 // SAFETY: the caller's promise is the same.
-                unsafe { S::$load(p.cast()) }
+                unsafe { S::$load(column) }
+            }
+            fn columns(panel: &[u8]) -> &[Self::Column] {
+                panel.as_chunks().0
             }
         }
     };
 }
 number!(F16, 2, load_half);
 number!(BF16, 2, load_bfloat);
-number!(F32, 4, load);
+number!(F32, 4, load_single);
 
 struct Plain<'a, K, const T: usize>(Job<'a>, std::marker::PhantomData<K>);
 
@@ -356,44 +368,38 @@ impl<K: Number, const T: usize> Kernel for Plain<'_, K, T> {
         let job = self.0;
         let (tile, columns) = (&job.tile, job.tile.columns);
         let size = K::LAYOUT.panel_bytes(columns);
-        let step = K::BYTES * LANES;
-        let x0 = tile
-            .view
-            .plain
-            .cast_const()
-            .wrapping_add(tile.first * columns);
+        // SAFETY: `reserve` made room for the tile and it was written; the caller of `multiply` answers for that.
+        let x = unsafe { of_tile::<f32, T>(tile.view.plain, tile.first, columns) };
+        let x = x.as_chunks::<T>().0;
+        let (x_pairs, x_last) = x.as_chunks::<2>();
         for panel in job.range.clone() {
-            let weights = job.panels[panel * size..][..size].as_ptr();
-            // SAFETY: all reads lie within one panel of `columns` columns, bounds checked above, or within one
-            // tile of the activations, which `reserve` made room for.
+            let weights = &K::columns(&job.panels[panel * size..][..size])[..columns];
+            let (pairs, last) = weights.as_chunks::<2>();
+            // SAFETY: the caller answers for the instructions.
             unsafe {
                 let mut even = [S::splat(0.0); T];
                 let mut odd = even;
-                let mut column = 0;
-                while column + 1 < columns {
-                    let at = weights.wrapping_add(column * step);
-                    S::prefetch(at.wrapping_add(AHEAD));
-                    if K::BYTES == 4 {
-                        S::prefetch(at.wrapping_add(AHEAD + 64));
+                for (pair, x) in pairs.iter().zip(x_pairs) {
+                    let ahead = std::ptr::from_ref(pair).cast::<u8>().wrapping_add(AHEAD);
+                    S::prefetch(ahead);
+                    if size_of::<K::Column>() == 64 {
+                        S::prefetch(ahead.wrapping_add(64));
                     }
-                    let (w, v) = (K::load::<S>(at), K::load::<S>(at.wrapping_add(step)));
-                    let x = x0.wrapping_add(column * T);
-                    for t in 0..T {
-                        even[t] = S::fma(w, S::splat(*x.wrapping_add(t)), even[t]);
-                        odd[t] = S::fma(v, S::splat(*x.wrapping_add(T + t)), odd[t]);
-                    }
-                    column += 2;
+                    let (w, v) = (K::load::<S>(&pair[0]), K::load::<S>(&pair[1]));
+                    unroll!(t < T, {
+                        even[t] = S::fma(w, S::splat(x[0][t]), even[t]);
+                        odd[t] = S::fma(v, S::splat(x[1][t]), odd[t]);
+                    });
                 }
-                if column < columns {
-                    let w = K::load::<S>(weights.wrapping_add(column * step));
-                    let x = x0.wrapping_add(column * T);
-                    for t in 0..T {
-                        even[t] = S::fma(w, S::splat(*x.wrapping_add(t)), even[t]);
-                    }
+                for (w, x) in last.iter().zip(x_last) {
+                    let w = K::load::<S>(w);
+                    unroll!(t < T, {
+                        even[t] = S::fma(w, S::splat(x[t]), even[t]);
+                    });
                 }
-                for t in 0..T {
+                unroll!(t < T, {
                     even[t] = S::add(even[t], odd[t]);
-                }
+                });
                 job.store::<S, T>(panel, even);
             }
         }

@@ -23,38 +23,32 @@ impl Lanes for Scalar {
         [x; LANES]
     }
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self::F {
-        // SAFETY: the caller promises 64 readable bytes.
-        unsafe { p.cast::<Self::F>().read_unaligned() }
+    unsafe fn load(x: &[f32; LANES]) -> Self::F {
+        *x
     }
     #[inline(always)]
-    unsafe fn store(p: *mut f32, v: Self::F) {
-        // SAFETY: the caller promises 64 writable bytes.
-        unsafe { p.cast::<Self::F>().write_unaligned(v) }
+    unsafe fn store(x: &mut [f32; LANES], v: Self::F) {
+        *x = v;
     }
     #[inline(always)]
-    unsafe fn load_half(p: *const u16) -> Self::F {
-        // SAFETY: the caller promises 32 readable bytes.
-        let v = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
-        each(|i| f16::from_bits(v[i]).to_f32())
+    unsafe fn load_single(x: &[u8; 64]) -> Self::F {
+        each(|i| f32::from_ne_bytes(x.as_chunks::<4>().0[i]))
     }
     #[inline(always)]
-    unsafe fn load_bfloat(p: *const u16) -> Self::F {
-        // SAFETY: the caller promises 32 readable bytes.
-        let v = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
-        each(|i| bf16::from_bits(v[i]).to_f32())
+    unsafe fn load_half(x: &[u8; 32]) -> Self::F {
+        each(|i| f16::from_ne_bytes(x.as_chunks::<2>().0[i]).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_unsigned(p: *const u8) -> Self::F {
-        // SAFETY: the caller promises 16 readable bytes.
-        let v = unsafe { p.cast::<[u8; LANES]>().read_unaligned() };
-        each(|i| f32::from(v[i]))
+    unsafe fn load_bfloat(x: &[u8; 32]) -> Self::F {
+        each(|i| bf16::from_ne_bytes(x.as_chunks::<2>().0[i]).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_signed(p: *const i8) -> Self::F {
-        // SAFETY: the caller promises 16 readable bytes.
-        let v = unsafe { p.cast::<[i8; LANES]>().read_unaligned() };
-        each(|i| f32::from(v[i]))
+    unsafe fn load_unsigned(x: &[u8; LANES]) -> Self::F {
+        each(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_signed(x: &[u8; LANES]) -> Self::F {
+        each(|i| f32::from(x[i].cast_signed()))
     }
     #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
@@ -123,11 +117,8 @@ impl Lanes for Scalar {
         each(|i| v[i] as f32)
     }
     #[inline(always)]
-    unsafe fn codes(bits: u32, p: *const u8) -> [Self::B; 8] {
-        let line = |i: usize| -> [u8; 64] {
-            // SAFETY: the caller promises 64 · bits readable bytes; no `i` below reaches `bits`.
-            unsafe { p.wrapping_add(i * 64).cast::<[u8; 64]>().read_unaligned() }
-        };
+    unsafe fn codes(bits: u32, lines: &[[u8; 64]]) -> [Self::B; 8] {
+        let line = |i: usize| lines[i];
         std::array::from_fn(|group| {
             if bits == 8 {
                 return line(group);
@@ -150,9 +141,7 @@ impl Lanes for Scalar {
         })
     }
     #[inline(always)]
-    unsafe fn dot(_bits: u32, acc: Self::I, codes: Self::B, four: *const i8) -> Self::I {
-        // SAFETY: the caller promises 4 readable bytes.
-        let x = unsafe { four.cast::<[i8; 4]>().read_unaligned() };
+    unsafe fn dot(_bits: u32, acc: Self::I, codes: Self::B, x: [i8; 4]) -> Self::I {
         std::array::from_fn(|row| {
             let mut sum = acc[row];
             for j in 0..4 {

@@ -1,8 +1,8 @@
 //! [`Lanes`] in AVX2: two registers hold sixteen lanes.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::transmute};
 
-use super::lanes::Lanes;
+use super::lanes::{LANES, Lanes, unroll};
 
 /// AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +36,8 @@ pub(super) unsafe fn largest_8(v: __m256) -> f32 {
     }
 }
 
-// SAFETY of every block below: the caller answers for the instructions and for the pointers, see `Lanes`;
-// the loads and stores are the unaligned ones.
+// SAFETY of every block below: the caller answers for the instructions, see `Lanes`; transmutations are
+// between types of one size that have no invalid bits.
 impl Lanes for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
@@ -48,49 +48,55 @@ impl Lanes for Avx2 {
         unsafe { [_mm256_set1_ps(x); 2] }
     }
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self::F {
-        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.wrapping_add(8))] }
+    unsafe fn load(x: &[f32; LANES]) -> Self::F {
+        unsafe { transmute::<[f32; LANES], [__m256; 2]>(*x) }
     }
     #[inline(always)]
-    unsafe fn store(p: *mut f32, v: Self::F) {
+    unsafe fn store(x: &mut [f32; LANES], v: Self::F) {
+        *x = unsafe { transmute::<[__m256; 2], [f32; LANES]>(v) };
+    }
+    #[inline(always)]
+    unsafe fn load_single(x: &[u8; 64]) -> Self::F {
+        unsafe { transmute::<[u8; 64], [__m256; 2]>(*x) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(x: &[u8; 32]) -> Self::F {
         unsafe {
-            _mm256_storeu_ps(p, v[0]);
-            _mm256_storeu_ps(p.wrapping_add(8), v[1]);
+            let [a, b] = transmute::<[u8; 32], [__m128i; 2]>(*x);
+            [_mm256_cvtph_ps(a), _mm256_cvtph_ps(b)]
         }
     }
     #[inline(always)]
-    unsafe fn load_half(p: *const u16) -> Self::F {
+    unsafe fn load_bfloat(x: &[u8; 32]) -> Self::F {
         unsafe {
+            let [a, b] = transmute::<[u8; 32], [__m128i; 2]>(*x);
+            let (a, b) = (_mm256_cvtepu16_epi32(a), _mm256_cvtepu16_epi32(b));
             [
-                _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(p.wrapping_add(8).cast())),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)),
             ]
         }
     }
     #[inline(always)]
-    unsafe fn load_bfloat(p: *const u16) -> Self::F {
+    unsafe fn load_unsigned(x: &[u8; LANES]) -> Self::F {
         unsafe {
-            let wide = |p: *const u16| {
-                let v = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v))
-            };
-            [wide(p), wide(p.wrapping_add(8))]
+            let all = transmute::<[u8; 16], __m128i>(*x);
+            let (a, b) = (all, _mm_unpackhi_epi64(all, all));
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(a)),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)),
+            ]
         }
     }
     #[inline(always)]
-    unsafe fn load_unsigned(p: *const u8) -> Self::F {
+    unsafe fn load_signed(x: &[u8; LANES]) -> Self::F {
         unsafe {
-            let wide =
-                |p: *const u8| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())));
-            [wide(p), wide(p.wrapping_add(8))]
-        }
-    }
-    #[inline(always)]
-    unsafe fn load_signed(p: *const i8) -> Self::F {
-        unsafe {
-            let wide =
-                |p: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())));
-            [wide(p), wide(p.wrapping_add(8))]
+            let all = transmute::<[u8; 16], __m128i>(*x);
+            let (a, b) = (all, _mm_unpackhi_epi64(all, all));
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
+            ]
         }
     }
     #[inline(always)]
@@ -161,17 +167,20 @@ impl Lanes for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
     }
     #[inline(always)]
-    unsafe fn codes(bits: u32, p: *const u8) -> [Self::B; 8] {
+    unsafe fn codes(bits: u32, lines: &[[u8; 64]]) -> [Self::B; 8] {
         unsafe {
-            let line = |i: usize| -> Self::B {
-                let p = p.wrapping_add(i * 64);
-                [
-                    _mm256_loadu_si256(p.cast()),
-                    _mm256_loadu_si256(p.wrapping_add(32).cast()),
-                ]
-            };
+            let line = |i: usize| transmute::<[u8; 64], [__m256i; 2]>(lines[i]);
             if bits == 8 {
-                return std::array::from_fn(line);
+                return [
+                    line(0),
+                    line(1),
+                    line(2),
+                    line(3),
+                    line(4),
+                    line(5),
+                    line(6),
+                    line(7),
+                ];
             }
             let both =
                 |v: Self::B, f: &dyn Fn(__m256i) -> __m256i| -> Self::B { [f(v[0]), f(v[1])] };
@@ -227,17 +236,20 @@ impl Lanes for Avx2 {
                     _mm256_set1_epi8(0x30),
                 )
             };
-            std::array::from_fn(|g| {
-                std::array::from_fn(|i| {
-                    _mm256_or_si256(nibbles[g][i], _mm256_and_si256(shifted[g][i], mask))
-                })
-            })
+            let mut codes = nibbles;
+            unroll!(g < 8, {
+                unroll!(i < 2, {
+                    let high = _mm256_and_si256(shifted[g][i], mask);
+                    codes[g][i] = _mm256_or_si256(nibbles[g][i], high);
+                });
+            });
+            codes
         }
     }
     #[inline(always)]
-    unsafe fn dot(bits: u32, acc: Self::I, codes: Self::B, four: *const i8) -> Self::I {
+    unsafe fn dot(bits: u32, acc: Self::I, codes: Self::B, four: [i8; 4]) -> Self::I {
         unsafe {
-            let x = _mm256_set1_epi32(four.cast::<i32>().read_unaligned());
+            let x = _mm256_set1_epi32(transmute::<[i8; 4], i32>(four));
             let ones = _mm256_set1_epi16(1);
             std::array::from_fn(|i| {
                 if bits == 8 {

@@ -1,15 +1,15 @@
 //! [`Lanes`] in AVX-512 with VNNI: one register holds sixteen lanes, one instruction multiplies 64 bytes.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::transmute};
 
-use super::lanes::Lanes;
+use super::lanes::{LANES, Lanes, unroll};
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512;
 
-// SAFETY of every block below: the caller answers for the instructions and for the pointers, see `Lanes`;
-// the loads and stores are the unaligned ones.
+// SAFETY of every block below: the caller answers for the instructions, see `Lanes`; transmutations are
+// between types of one size that have no invalid bits.
 impl Lanes for Avx512 {
     type F = __m512;
     type I = __m512i;
@@ -20,31 +20,35 @@ impl Lanes for Avx512 {
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self::F {
-        unsafe { _mm512_loadu_ps(p) }
+    unsafe fn load(x: &[f32; LANES]) -> Self::F {
+        unsafe { transmute::<[f32; LANES], __m512>(*x) }
     }
     #[inline(always)]
-    unsafe fn store(p: *mut f32, v: Self::F) {
-        unsafe { _mm512_storeu_ps(p, v) }
+    unsafe fn store(x: &mut [f32; LANES], v: Self::F) {
+        *x = unsafe { transmute::<__m512, [f32; LANES]>(v) };
     }
     #[inline(always)]
-    unsafe fn load_half(p: *const u16) -> Self::F {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    unsafe fn load_single(x: &[u8; 64]) -> Self::F {
+        unsafe { transmute::<[u8; 64], __m512>(*x) }
     }
     #[inline(always)]
-    unsafe fn load_bfloat(p: *const u16) -> Self::F {
+    unsafe fn load_half(x: &[u8; 32]) -> Self::F {
+        unsafe { _mm512_cvtph_ps(transmute::<[u8; 32], __m256i>(*x)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bfloat(x: &[u8; 32]) -> Self::F {
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            let wide = _mm512_cvtepu16_epi32(transmute::<[u8; 32], __m256i>(*x));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
     }
     #[inline(always)]
-    unsafe fn load_unsigned(p: *const u8) -> Self::F {
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    unsafe fn load_unsigned(x: &[u8; LANES]) -> Self::F {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(transmute::<[u8; 16], __m128i>(*x))) }
     }
     #[inline(always)]
-    unsafe fn load_signed(p: *const i8) -> Self::F {
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    unsafe fn load_signed(x: &[u8; LANES]) -> Self::F {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(transmute::<[u8; 16], __m128i>(*x))) }
     }
     #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
@@ -108,11 +112,20 @@ impl Lanes for Avx512 {
         unsafe { _mm512_cvtepi32_ps(v) }
     }
     #[inline(always)]
-    unsafe fn codes(bits: u32, p: *const u8) -> [Self::B; 8] {
+    unsafe fn codes(bits: u32, lines: &[[u8; 64]]) -> [Self::B; 8] {
         unsafe {
-            let line = |i: usize| _mm512_loadu_si512(p.wrapping_add(i * 64).cast());
+            let line = |i: usize| transmute::<[u8; 64], __m512i>(lines[i]);
             if bits == 8 {
-                return std::array::from_fn(line);
+                return [
+                    line(0),
+                    line(1),
+                    line(2),
+                    line(3),
+                    line(4),
+                    line(5),
+                    line(6),
+                    line(7),
+                ];
             }
             let fifteen = _mm512_set1_epi8(15);
             let low = |i: usize| _mm512_and_si512(line(i), fifteen);
@@ -167,10 +180,13 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn dot(_bits: u32, acc: Self::I, codes: Self::B, four: *const i8) -> Self::I {
+    unsafe fn dot(_bits: u32, acc: Self::I, codes: Self::B, four: [i8; 4]) -> Self::I {
         unsafe {
-            let x = _mm512_set1_epi32(four.cast::<i32>().read_unaligned());
-            _mm512_dpbusd_epi32(acc, codes, x)
+            _mm512_dpbusd_epi32(
+                acc,
+                codes,
+                _mm512_set1_epi32(transmute::<[i8; 4], i32>(four)),
+            )
         }
     }
     #[inline(always)]

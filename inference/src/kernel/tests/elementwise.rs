@@ -11,8 +11,8 @@ impl Kernel for Exp {
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) -> f32 {
         let mut out = [0.0; 16];
-        // SAFETY: 16 numbers are written to an array of 16; `dispatch` answers for the instructions.
-        unsafe { S::store(out.as_mut_ptr(), exp::<S>(S::splat(self.0))) };
+        // SAFETY: `dispatch` answers for the instructions.
+        unsafe { S::store(&mut out, exp::<S>(S::splat(self.0))) };
         out[7]
     }
 }
