@@ -35,15 +35,15 @@ impl Survey {
     /// Surveys logits as a model computed them. Gives the highest; `None` unless there are some and all are
     /// finite.
     pub(super) fn examine(&mut self, logits: &[f32]) -> Option<f32> {
-        // x − x is 0 for what is finite and NaN for the rest, and NaN stays in a sum.
+        // x · 0 is 0 for what is finite and NaN for the rest, and NaN stays in a sum.
         let mut doubt = [0.0f32; LANES];
         let groups = logits.chunks_exact(LANES);
         for (sum, &x) in doubt.iter_mut().zip(groups.remainder()) {
-            *sum += x - x;
+            *sum += x * 0.0;
         }
         for group in groups {
             for (sum, &x) in doubt.iter_mut().zip(group) {
-                *sum += x - x;
+                *sum += x * 0.0;
             }
         }
         let finite = doubt.iter().all(|&sum| sum == 0.0);

@@ -169,8 +169,8 @@ fn a_repeating_text_is_guessed() {
 #[test]
 fn nothing_is_chosen_after_the_end_of_the_turn() {
     let mut sampler = Sampler::new(&SamplingParams::greedy(9), &[1], 0, None);
-    let mut rows = vec![vec![1.0f32, 0.0], vec![1.0, 0.0], vec![1.0, 0.0]];
-    let rows = rows.iter_mut().map(Vec::as_mut_slice);
+    let mut rows = [[1.0f32, 0.0]; 3];
+    let rows = rows.iter_mut().map(|row| &mut row[..]);
     let verified = verify(&mut sampler, &[END, END], rows, 1, |t| t == END).unwrap();
     assert_eq!((verified.choices.len(), verified.right), (1, 1));
 }
