@@ -324,3 +324,7 @@ fn message(reason: &dyn Display) -> String {
 #[cfg(test)]
 #[path = "constraint_tests.rs"]
 pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "constraint_limits_tests.rs"]
+mod limits_tests;
