@@ -1,6 +1,65 @@
 //! One embedding in the making: from the outputs of a text's tokens to one row of length 1.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
 use crate::{EngineError, Pooling};
+
+/// What comes of one text.
+pub(crate) type EmbeddingResult = Result<Vec<f32>, EngineError>;
+
+/// The thread's end.
+#[derive(Debug)]
+pub(crate) struct EmbeddingWriter {
+    result: SyncSender<EmbeddingResult>,
+    gone: Arc<AtomicBool>,
+}
+
+/// The end of whoever waits. Dropping it cancels the embedding.
+#[derive(Debug)]
+pub(crate) struct EmbeddingReader {
+    result: Receiver<EmbeddingResult>,
+    gone: Arc<AtomicBool>,
+}
+
+/// Both ends.
+pub(crate) fn channel() -> (EmbeddingWriter, EmbeddingReader) {
+    let (sender, result) = sync_channel(1);
+    let gone = Arc::new(AtomicBool::new(false));
+    let writer = EmbeddingWriter {
+        result: sender,
+        gone: Arc::clone(&gone),
+    };
+    (writer, EmbeddingReader { result, gone })
+}
+
+impl EmbeddingWriter {
+    /// Hands the result over, the only one. Never waits.
+    pub(crate) fn send(&self, result: EmbeddingResult) {
+        // Whoever has gone away wants none.
+        let _ = self.result.try_send(result);
+    }
+
+    /// Whether nobody waits any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+}
+
+impl EmbeddingReader {
+    /// Blocks.
+    pub(crate) fn wait(self) -> EmbeddingResult {
+        self.result.recv().unwrap_or(Err(EngineError::Stopped))
+    }
+}
+
+impl Drop for EmbeddingReader {
+    fn drop(&mut self) {
+        // The thread looks before its next pass; while it sleeps there is nothing to cancel.
+        self.gone.store(true, Ordering::SeqCst);
+    }
+}
 
 /// Collects the rows of one text, piece by piece.
 #[derive(Debug)]
@@ -27,7 +86,7 @@ impl Pool {
         start: usize,
         read: usize,
         rows: impl IntoIterator<Item = &'a [f32]>,
-    ) -> Option<Result<Vec<f32>, EngineError>> {
+    ) -> Option<EmbeddingResult> {
         if start == 0 {
             self.sum.clear();
         }
@@ -44,7 +103,7 @@ impl Pool {
     }
 
     /// A mean and a sum have the same direction, and only that is left at length 1.
-    fn finish(&self) -> Result<Vec<f32>, EngineError> {
+    fn finish(&self) -> EmbeddingResult {
         let length = self.sum.iter().map(|x| x * x).sum::<f64>().sqrt();
         if !(length.is_finite() && length > 0.0) {
             return Err(EngineError::NotFinite {

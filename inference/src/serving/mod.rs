@@ -1,6 +1,7 @@
 //! Serving many answers from one model: what a forward pass is, and who is in the next one.
 //!
 //! ```text
+//! front        the owner's end: start, embed, stats
 //! thread       one thread owns the model: plan → forward → choose → hand out
 //! ├ scheduler  who is in the next pass (no thread, no clock, no model); plan: its inputs and outputs
 //! │ ├ clients  whose turn it is
@@ -17,6 +18,7 @@
 mod answer;
 mod clients;
 mod embedding;
+mod front;
 mod model;
 mod pages;
 mod plan;
@@ -32,8 +34,8 @@ mod thread_tests;
 #[cfg(test)]
 mod toy;
 
+pub use front::{BatchEngine, ServingOptions};
 pub use model::{Batch, Model, ModelShape, Outputs, PAGE_TOKENS, Rows, Wanted};
 pub use plan::Limits;
 pub use reader::{BatchGeneration, MAX_UNREAD_STEPS};
 pub use stats::ServingStats;
-pub use thread::{BatchEngine, ServingOptions};

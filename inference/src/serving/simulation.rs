@@ -192,6 +192,19 @@ fn identical_prompts_read_and_hold_their_beginning_once() {
 }
 
 #[test]
+fn the_last_token_of_a_known_prompt_is_read_for_what_comes_after_it() {
+    let mut room = Room::new(64, LIMITS);
+    let prompt = prompt(2 * PAGE_TOKENS, 5);
+    for read in [2 * PAGE_TOKENS, 3 * PAGE_TOKENS] {
+        room.submit(&prompt, 5, Some(1)).unwrap();
+        room.run();
+        assert_eq!(room.scheduler.counters().prefilled as usize, read);
+    }
+    room.check_answers();
+    room.check_empty();
+}
+
+#[test]
 fn scopes_never_share_and_no_scope_shares_nothing() {
     let mut room = Room::new(64, LIMITS);
     let prompt = prompt(5 * PAGE_TOKENS + 3, 5);

@@ -8,336 +8,57 @@
 //! the process is touched.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread;
 
 use super::answer::{Answer, Words};
-use super::clients::{Client, SequenceId};
-use super::embedding::Pool;
-use super::plan::{Entry, Limits, Outcome, Part, Wish, capacity, limit};
-use super::reader::{self, BatchGeneration};
+use super::clients::SequenceId;
+use super::embedding::{EmbeddingResult, EmbeddingWriter, Pool};
+use super::front::Seat;
+use super::plan::{Entry, Outcome, Part, Wish};
 use super::scheduler::Scheduler;
 use super::sequence::Work;
 use super::stats::{Board, ServingStats};
-use super::{Model, ModelShape, Outputs, Wanted};
-use crate::sampling::{Grammars, Sampler, TokenBytes};
-use crate::stream::TextStream;
-use crate::{EngineError, Pooling, Request, Step};
+use super::{Model, Outputs, Wanted};
+use crate::{EngineError, Pooling, Step};
 
 /// Logits in one pass from which on it pays to choose tokens on several threads.
 const MANY_LOGITS: usize = 1 << 19;
-/// Threads that choose tokens, unless said otherwise.
-const MAX_CHOOSERS: usize = 8;
-
-/// How a model is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServingOptions {
-    /// How much is done at once, and how much waits.
-    pub limits: Limits,
-    /// Threads that choose tokens from the logits of a large pass.
-    pub choosers: usize,
-}
-
-impl ServingOptions {
-    /// What suits a model with this many pages.
-    pub fn for_pages(pages: usize) -> Self {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        Self {
-            limits: Limits::for_pages(pages),
-            choosers: cores.min(MAX_CHOOSERS),
-        }
-    }
-}
-
-/// A model that is served. Dropping it stops the thread, after the pass that is being computed.
-pub struct BatchEngine {
-    inbox: SyncSender<Submission>,
-    thread: Option<JoinHandle<()>>,
-    stop: Arc<AtomicBool>,
-    board: Arc<Board>,
-    seats: Arc<Seats>,
-    grammars: Grammars,
-    shape: ModelShape,
-}
-
-/// Sequences there may be at once, and how many there are.
-#[derive(Debug)]
-struct Seats {
-    limits: Limits,
-    taken: AtomicUsize,
-}
-
-/// One of them. It is given back when the sequence is over, before its reader hears of it.
-#[derive(Debug)]
-struct Seat(Arc<Seats>);
-
-impl Seats {
-    fn take(self: &Arc<Self>) -> Result<Seat, EngineError> {
-        let all = self.limits.all_sequences();
-        let more = |taken: usize| (taken < all).then(|| taken.saturating_add(1));
-        match self
-            .taken
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
-        {
-            Ok(_) => Ok(Seat(Arc::clone(self))),
-            Err(_) => Err(EngineError::QueueFull {
-                waiting: self.limits.max_waiting,
-            }),
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::SeqCst);
-    }
-}
 
 /// What the thread is asked for.
-struct Submission {
-    wish: Wish,
-    active: Active,
+pub(crate) struct Submission {
+    pub(crate) wish: Wish,
+    pub(crate) active: Active,
 }
 
 /// A sequence of the scheduler, with what the scheduler need not know.
-struct Active {
+pub(crate) struct Active {
     product: Product,
     seat: Seat,
     paused: bool,
 }
 
-enum Product {
+/// What is made for a sequence.
+pub(crate) enum Product {
     Answer(Box<Answer>),
     Embedding(Pool, EmbeddingWriter),
 }
 
-type EmbeddingResult = Result<Vec<f32>, EngineError>;
-
-struct EmbeddingWriter {
-    result: SyncSender<EmbeddingResult>,
-    gone: Arc<AtomicBool>,
-}
-
-/// An embedding that is waited for. Dropping it cancels it.
-struct EmbeddingReader {
-    result: Receiver<EmbeddingResult>,
-    gone: Arc<AtomicBool>,
-}
-
-impl Drop for EmbeddingReader {
-    fn drop(&mut self) {
-        // The thread looks before its next pass; while it sleeps there is nothing to cancel.
-        self.gone.store(true, Ordering::SeqCst);
-    }
-}
-
-impl BatchEngine {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// [`EngineError::Inconsistent`] for limits with which nothing could run, [`EngineError::Thread`].
-    pub fn new(
-        model: Box<dyn Model>,
-        vocabulary: Arc<dyn TokenBytes + Send + Sync>,
-        options: ServingOptions,
-    ) -> Result<Self, EngineError> {
-        let shape = model.shape();
-        let limits = options.limits;
-        let scheduler = Scheduler::new(shape, limits)?;
-        // Whoever submits has a seat, so this much room is always enough.
-        let (inbox, submissions) = sync_channel(limits.all_sequences());
-        let stop = Arc::new(AtomicBool::new(false));
-        let board = Arc::new(Board::default());
-        board.write(ServingStats::of(&scheduler));
-        let server = Server {
-            model,
-            words: Words::new(Arc::clone(&vocabulary)),
-            scheduler,
-            active: BTreeMap::new(),
-            submissions,
-            choosers: options.choosers.max(1),
-            stop: Arc::clone(&stop),
-            board: Arc::clone(&board),
-        };
-        let thread = thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(move || server.run())
-            .map_err(EngineError::Thread)?;
-        Ok(Self {
-            inbox,
-            thread: Some(thread),
-            stop,
-            board,
-            seats: Arc::new(Seats {
-                limits,
-                taken: AtomicUsize::new(0),
-            }),
-            grammars: Grammars::new(vocabulary),
-            shape,
-        })
-    }
-
-    /// The state after the last pass.
-    pub fn stats(&self) -> ServingStats {
-        self.board.read()
-    }
-
-    /// Most tokens of prompt and answer together: what context and cache hold.
-    pub fn capacity(&self) -> usize {
-        capacity(self.shape)
-    }
-
-    /// Puts an answer in the queue.
-    ///
-    /// # Errors
-    /// [`EngineError::Parameter`], [`EngineError::EmptyPrompt`], [`EngineError::ContextTooLong`],
-    /// [`EngineError::UnknownToken`], [`EngineError::Constraint`], [`EngineError::QueueFull`],
-    /// [`EngineError::Stopped`].
-    pub fn start(&self, request: Request) -> Result<BatchGeneration, EngineError> {
-        let Request {
-            prompt,
-            params,
-            scope,
-        } = request;
-        params.check()?;
-        let wish = Wish {
-            tokens: prompt.tokens,
-            work: Work::Answer,
-            max_tokens: usize::try_from(params.max_tokens).unwrap_or(usize::MAX),
-            scope,
-            client: Client::from(scope),
-        };
-        self.check(&wish)?;
-        let seat = self.seats.take()?;
-        let seed = match params.seed {
-            Some(seed) => seed,
-            None => getrandom::u64().map_err(EngineError::Entropy)?,
-        };
-        let constraint = params.constraint.as_ref();
-        let constraint = constraint.map(|c| self.grammars.compile(c)).transpose()?;
-        let thread = self.thread.as_ref().ok_or(EngineError::Stopped)?.thread();
-        let (writer, generation) = reader::channel(thread.clone());
-        let answer = Answer {
-            sampler: Sampler::new(&params, &wish.tokens, seed, constraint),
-            stream: TextStream::new(params.stop),
-            writer,
-            left: wish.max_tokens,
-        };
-        self.submit(wish, Product::Answer(Box::new(answer)), seat)?;
-        Ok(generation)
-    }
-
-    /// The embedding of each text, of length 1. Texts are read at once as far as there is room for them.
-    /// Blocks.
-    ///
-    /// # Errors
-    /// [`EngineError::EmptyPrompt`], [`EngineError::ContextTooLong`], [`EngineError::UnknownToken`],
-    /// [`EngineError::QueueFull`], [`EngineError::Stopped`].
-    pub fn embed(
-        &self,
-        texts: &[Vec<u32>],
-        pooling: Pooling,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let wishes = texts.iter().map(|tokens| Wish {
-            tokens: tokens.clone(),
-            work: Work::Embedding(pooling),
-            max_tokens: 0,
-            scope: None,
-            client: Client::from(None),
-        });
-        // None is begun if one of them cannot be.
-        wishes.clone().try_for_each(|wish| self.check(&wish))?;
-        let mut embeddings = Vec::with_capacity(texts.len());
-        let mut under_way = std::collections::VecDeque::new();
-        for wish in wishes {
-            // As many as can run at once; what others have in the queue must not be crowded out.
-            if under_way.len() >= self.seats.limits.max_sequences {
-                embeddings.extend(wait_for_first(&mut under_way).transpose()?);
-            }
-            let seat = loop {
-                match self.seats.take() {
-                    Ok(seat) => break seat,
-                    Err(full) => match wait_for_first(&mut under_way) {
-                        Some(embedding) => embeddings.push(embedding?),
-                        None => return Err(full),
-                    },
-                }
-            };
-            let (sender, result) = sync_channel(1);
-            let gone = Arc::new(AtomicBool::new(false));
-            let writer = EmbeddingWriter {
-                result: sender,
-                gone: Arc::clone(&gone),
-            };
-            let pool = Pool::new(pooling, wish.tokens.len());
-            self.submit(wish, Product::Embedding(pool, writer), seat)?;
-            under_way.push_back(EmbeddingReader { result, gone });
-        }
-        while let Some(embedding) = wait_for_first(&mut under_way) {
-            embeddings.push(embedding?);
-        }
-        Ok(embeddings)
-    }
-
-    fn check(&self, wish: &Wish) -> Result<(), EngineError> {
-        limit(self.capacity(), wish)?;
-        let vocabulary = self.shape.vocabulary;
-        let known = |token: u32| usize::try_from(token).is_ok_and(|token| token < vocabulary);
-        match wish.tokens.iter().find(|token| !known(**token)) {
-            Some(&token) => Err(EngineError::UnknownToken { token, vocabulary }),
-            None => Ok(()),
-        }
-    }
-
-    fn submit(&self, wish: Wish, product: Product, seat: Seat) -> Result<(), EngineError> {
-        let active = Active {
+impl Active {
+    pub(crate) fn new(product: Product, seat: Seat) -> Self {
+        Self {
             product,
             seat,
             paused: false,
-        };
-        match self.inbox.try_send(Submission { wish, active }) {
-            Ok(()) => {}
-            Err(TrySendError::Disconnected(_)) => return Err(EngineError::Stopped),
-            Err(TrySendError::Full(_)) => {
-                debug_assert!(false, "whoever has a seat finds room");
-                return Err(EngineError::QueueFull {
-                    waiting: self.seats.limits.max_waiting,
-                });
-            }
-        }
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for BatchEngine {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It has said what it had to say if it panicked.
-            let _ = thread.join();
         }
     }
-}
 
-fn wait_for_first(
-    under_way: &mut std::collections::VecDeque<EmbeddingReader>,
-) -> Option<EmbeddingResult> {
-    let first = under_way.pop_front()?;
-    Some(first.result.recv().unwrap_or(Err(EngineError::Stopped)))
-}
-
-impl Active {
     fn is_gone(&self) -> bool {
         match &self.product {
             Product::Answer(answer) => answer.writer.is_gone(),
-            Product::Embedding(_, writer) => writer.gone.load(Ordering::SeqCst),
+            Product::Embedding(_, writer) => writer.is_gone(),
         }
     }
 
@@ -346,9 +67,7 @@ impl Active {
         drop(self.seat);
         match self.product {
             Product::Answer(answer) => answer.writer.send(Err(error)),
-            Product::Embedding(_, writer) => {
-                let _ = writer.result.try_send(Err(error));
-            }
+            Product::Embedding(_, writer) => writer.send(Err(error)),
         }
     }
 }
@@ -391,19 +110,41 @@ impl Job<'_> {
 }
 
 /// The thread's own.
-struct Server {
+pub(crate) struct Server {
+    /// Dropped first: when the thread breaks, nothing more is taken before anybody hears of it.
+    submissions: Receiver<Submission>,
+    active: BTreeMap<SequenceId, Active>,
     model: Box<dyn Model>,
     words: Words,
     scheduler: Scheduler,
-    active: BTreeMap<SequenceId, Active>,
-    submissions: Receiver<Submission>,
     choosers: usize,
     stop: Arc<AtomicBool>,
     board: Arc<Board>,
 }
 
 impl Server {
-    fn run(mut self) {
+    pub(crate) fn new(
+        model: Box<dyn Model>,
+        words: Words,
+        scheduler: Scheduler,
+        submissions: Receiver<Submission>,
+        choosers: usize,
+        stop: Arc<AtomicBool>,
+        board: Arc<Board>,
+    ) -> Self {
+        Self {
+            model,
+            words,
+            scheduler,
+            active: BTreeMap::new(),
+            submissions,
+            choosers: choosers.max(1),
+            stop,
+            board,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
         while !self.stop.load(Ordering::SeqCst) {
             self.look_around();
             match self.scheduler.plan() {
@@ -537,7 +278,7 @@ impl Server {
                 }
                 Product::Embedding(_, writer) => {
                     if let Some(embedding) = embedding {
-                        let _ = writer.result.try_send(embedding);
+                        writer.send(embedding);
                     }
                 }
             }

@@ -85,7 +85,10 @@ struct Gate {
     leave: Sender<()>,
 }
 
-fn gated(mut toy: Toy) -> (Toy, Gate) {
+/// Take the engine first and the gate second: a gate that is dropped lets everything through, and so an
+/// engine that is dropped after it can end.
+fn gated(limits: Limits) -> (BatchEngine, Gate) {
+    let mut toy = Toy::new(PAGES, CONTEXT);
     let (show, batches) = channel();
     let (leave, wait) = channel();
     toy.watch = Box::new(move |batch| {
@@ -94,7 +97,7 @@ fn gated(mut toy: Toy) -> (Toy, Gate) {
         let _ = wait.recv();
         Ok(())
     });
-    (toy, Gate { batches, leave })
+    (serve(toy, limits), Gate { batches, leave })
 }
 
 impl Gate {
@@ -305,8 +308,7 @@ fn a_sampled_answer_goes_on_the_same_after_it_gave_way() {
 
 #[test]
 fn a_dropped_answer_is_in_no_pass_but_the_one_under_way() {
-    let (toy, gate) = gated(Toy::new(PAGES, CONTEXT));
-    let engine = serve(toy, limits());
+    let (engine, gate) = gated(limits());
     let goes = engine.start(greedy(&prompt(20, 50), 50)).unwrap();
     assert_eq!(gate.see().sequences.len(), 1);
     let stays = engine.start(greedy(&prompt(21, 50), 50)).unwrap();
@@ -381,13 +383,11 @@ fn a_prompt_of_the_same_client_is_not_read_again() {
 
 #[test]
 fn a_full_queue_says_so_and_takes_more_when_one_is_over() {
-    let (toy, gate) = gated(Toy::new(PAGES, CONTEXT));
-    let limits = Limits {
+    let (engine, gate) = gated(Limits {
         max_sequences: 1,
         max_waiting: 1,
         ..limits()
-    };
-    let engine = serve(toy, limits);
+    });
     let prompt = prompt(3, 1);
     let first = engine.start(greedy(&prompt, 1)).unwrap();
     let _second = engine.start(greedy(&prompt, 1)).unwrap();
