@@ -12,7 +12,7 @@ use super::{
     Compute,
     compute::PIECES,
     lanes::{Kernel, LANES, Lanes, dispatch, unroll},
-    matrix::HUGE_BYTES,
+    store::{HUGE_BYTES, Store},
 };
 
 /// Bytes read to measure memory: several times what caches hold.
@@ -47,12 +47,11 @@ pub fn measure(compute: &Compute) -> Ceiling {
 
 /// Bytes per second that all threads together read from memory, each byte once, in order.
 pub fn bytes_per_second(compute: &Compute) -> f64 {
-    let Ok(mut memory) = memmap2::MmapMut::map_anon(STREAM_BYTES) else {
+    let Some(mut memory) = Store::zeroed(STREAM_BYTES) else {
         return 0.0;
     };
-    #[cfg(target_os = "linux")]
-    let _ = memory.advise(memmap2::Advice::HugePage);
-    memory.fill(1);
+    memory.bytes_mut().fill(1); // pages never written are all one page
+    let memory = memory.bytes();
     let piece = HUGE_BYTES;
     let seconds = best(5, || {
         compute.share(STREAM_BYTES / piece, &|i| {

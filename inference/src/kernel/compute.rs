@@ -21,7 +21,7 @@ use super::{
 const ALONE: usize = 1 << 15;
 /// Bytes of weights that one thread takes at a time, at most: long enough for the prefetcher, short enough to
 /// share evenly.
-const RUN_BYTES: usize = 128 << 10;
+const RUN_BYTES: usize = 512 << 10;
 /// Numbers of activations that are multiplied with one panel after another, so that they stay in the second
 /// level of cache.
 const NEAR_NUMBERS: usize = 256 << 10;

@@ -1,16 +1,11 @@
 //! Weights as they lie in memory: packed into panels, still in their format.
 
-use memmap2::MmapMut;
-
 use super::{
     lanes::LANES,
     pack::{Layout, pack_row, unpack_row},
+    store::Store,
 };
 use crate::gguf::Format;
-
-/// Stores of at least this many bytes ask for huge pages: a product reads every byte once, and would miss the
-/// translation buffer at every small page.
-pub(super) const HUGE_BYTES: usize = 2 << 20;
 
 /// Why weights could not be packed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,59 +82,6 @@ impl Slab {
     }
     pub(super) fn bytes(&self) -> &[u8] {
         self.store.bytes()
-    }
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-#[allow(dead_code)] // read as bytes
-struct Line([u8; 64]);
-
-/// Bytes that begin at a cache line.
-enum Store {
-    Small(Vec<Line>),
-    Huge(MmapMut),
-}
-
-impl Store {
-    fn zeroed(bytes: usize) -> Option<Self> {
-        if bytes >= HUGE_BYTES {
-            let map = MmapMut::map_anon(bytes).ok()?;
-            // A hint; small pages do as well, only slower.
-            #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
-            return Some(Self::Huge(map));
-        }
-        Some(Self::Small(vec![Line([0; 64]); bytes.div_ceil(64)]))
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Small(lines) => lines.as_flattened_bytes(),
-            Self::Huge(map) => map,
-        }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::Small(lines) => {
-                let (at, len) = (lines.as_mut_ptr().cast::<u8>(), lines.len() * 64);
-                // SAFETY: `Line` is 64 bytes without padding, and the borrow is exclusive.
-                unsafe { std::slice::from_raw_parts_mut(at, len) }
-            }
-            Self::Huge(map) => map,
-        }
-    }
-}
-
-trait AsFlattenedBytes {
-    fn as_flattened_bytes(&self) -> &[u8];
-}
-
-impl AsFlattenedBytes for [Line] {
-    fn as_flattened_bytes(&self) -> &[u8] {
-        // SAFETY: `Line` is 64 bytes without padding.
-        unsafe { std::slice::from_raw_parts(self.as_ptr().cast::<u8>(), self.len() * 64) }
     }
 }
 
@@ -241,7 +183,6 @@ fn pack_part(part: &Part<'_>, columns: usize, first_row: usize) -> Result<Slab, 
         }
         pack_row(
             layout,
-            columns,
             &part.bytes[from * row_bytes..][..row_bytes],
             &mut bytes[row / LANES * panel_bytes..][..panel_bytes],
             row % LANES,

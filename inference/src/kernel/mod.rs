@@ -7,7 +7,7 @@
 //! compute      shapes checked once, work given to threads
 //! ├─ pool        fork and join
 //! ├─ pack        a file's blocks → panels of 16 rows      ┐
-//! ├─ matrix      panels in memory                         ├─ product
+//! ├─ matrix      panels in memory (store)                 ├─ product
 //! ├─ activations rows → tiles, quantised to 8 bits        ┘
 //! ├─ cache       pages of keys and values                 ── attention
 //! └─ elementwise norms, rotations, gates
@@ -43,6 +43,7 @@ mod pack;
 mod pool;
 mod product;
 mod scalar;
+mod store;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

@@ -1,17 +1,21 @@
 //! From the blocks of a file to panels of sixteen interleaved rows.
 //!
-//! A panel holds 16 rows. First come the scales of all its blocks, padded to 64 bytes, then the codes, 32
-//! columns after 32 columns. The scales and minimums keep the bits they have in the file:
+//! A panel holds 16 rows and is one run of bytes that a product reads from the first to the last: units of 1, 2
+//! or 8 blocks of 32 columns, each unit its scales, padded to 64 bytes, then its codes, 16 rows × 32 columns after
+//! 16 × 32. (The last unit may have fewer blocks.) Scales and minimums keep the bits they have in the file:
 //!
-//! | layout     | scales                                                                  | codes, bytes per 16 × 32 |
-//! |------------|-------------------------------------------------------------------------|-----|
-//! | Q4_0       | per block 16 f16 d                                                      | 256 |
-//! | Q4_1       | per block 16 f16 d, 16 f16 m                                            | 256 |
-//! | Q5_0, Q5_1 | as Q4_0, Q4_1                                                           | 320 |
-//! | Q8_0       | per block 16 f16 d                                                      | 512 |
-//! | Q4_K, Q5_K | per 256 columns 16 f16 d, 16 f16 dmin, 8 × 16 u8 scales, 8 × 16 u8 mins | 256, 320 |
-//! | Q6_K       | per 256 columns 16 f16 d, 16 × 16 i8 scales                             | 384 |
-//! | F16, BF16, F32 | none; column after column 16 numbers                                | 1024, 2048 |
+//! | layout     | blocks of a unit | its scales                                                | bytes | codes of a block |
+//! |------------|---|--------------------------------------------------------------------------|-----|-----|
+//! | Q4_0       | 2 | per block 16 f16 d                                                       | 64  | 256 |
+//! | Q5_0       | 2 | likewise                                                                 | 64  | 320 |
+//! | Q8_0       | 2 | likewise                                                                 | 64  | 512 |
+//! | Q4_1       | 1 | 16 f16 d, 16 f16 m                                                       | 64  | 256 |
+//! | Q5_1       | 1 | likewise                                                                 | 64  | 320 |
+//! | Q4_K       | 8 | 16 f16 d, 16 f16 dmin, per block 16 u8 scales, per block 16 u8 minimums  | 320 | 256 |
+//! | Q5_K       | 8 | likewise                                                                 | 320 | 320 |
+//! | Q6_K       | 8 | 16 f16 d, per half block 16 i8 scales                                    | 320 | 384 |
+//!
+//! F16, BF16 and F32 have no scales: column after column 16 numbers.
 //!
 //! Codes are unsigned; those of Q4_0, Q5_0, Q8_0 and Q6_K stand 8, 16, 128 and 32 above their value. The 32
 //! columns of a block are eight groups of four; byte 4·r + j of a group's 64 bytes belongs to row r, column
@@ -101,26 +105,47 @@ impl Layout {
         }
     }
 
-    /// Bytes of the scales of one panel.
-    pub(super) const fn scale_bytes(self, columns: usize) -> usize {
-        let bytes = match self {
-            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => columns / BLOCK * 32,
-            Self::Q4_1 | Self::Q5_1 => columns / BLOCK * 64,
-            Self::Q4_K | Self::Q5_K => columns / SUPER * 320,
-            Self::Q6_K => columns / SUPER * 288,
-            Self::F16 | Self::BF16 | Self::F32 => 0,
-        };
-        bytes.next_multiple_of(64)
+    /// Blocks of one unit.
+    pub(super) const fn unit_blocks(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => 2,
+            Self::Q4_K | Self::Q5_K | Self::Q6_K => SUPER / BLOCK,
+            _ => 1,
+        }
+    }
+
+    /// Bytes of the scales of one unit.
+    pub(super) const fn scale_bytes(self) -> usize {
+        match self {
+            Self::Q4_K | Self::Q5_K | Self::Q6_K => 320,
+            _ => 64,
+        }
+    }
+
+    /// Bytes of one whole unit.
+    pub(super) const fn unit_bytes(self) -> usize {
+        self.scale_bytes() + self.unit_blocks() * self.bits() * 64
     }
 
     /// Bytes of one panel.
     pub(super) const fn panel_bytes(self, columns: usize) -> usize {
-        let codes = match self {
+        let bytes = match self {
             Self::F16 | Self::BF16 => columns * 2 * LANES,
             Self::F32 => columns * 4 * LANES,
-            _ => columns / BLOCK * self.bits() * 64,
+            _ => {
+                let blocks = columns / BLOCK;
+                let units = blocks.div_ceil(self.unit_blocks());
+                units * self.scale_bytes() + blocks * self.bits() * 64
+            }
         };
-        self.scale_bytes(columns) + codes.next_multiple_of(64)
+        bytes.next_multiple_of(64)
+    }
+
+    /// Where the scales of a block's unit and the block's codes begin in a panel.
+    fn find(self, block: usize) -> (usize, usize) {
+        let unit = block / self.unit_blocks() * self.unit_bytes();
+        let within = block % self.unit_blocks() * self.bits() * 64;
+        (unit, unit + self.scale_bytes() + within)
     }
 }
 
@@ -208,40 +233,40 @@ impl Block {
         }
     }
 
-    /// Writes this block, the `block`-th of the row, into its panel as row `row`, 0 to 15.
-    fn place(&self, layout: Layout, columns: usize, panel: &mut [u8], block: usize, row: usize) {
-        let (scales, codes) = panel.split_at_mut(layout.scale_bytes(columns));
+    /// Writes this block, the `index`-th of the row, into its panel as row `row`, 0 to 15.
+    fn place(&self, layout: Layout, panel: &mut [u8], index: usize, row: usize) {
+        let (elements, _) = layout.source();
+        let first = index * elements / BLOCK;
+        let (at, _) = layout.find(first);
+        let scales = &mut panel[at..][..layout.scale_bytes()];
         match layout {
             Layout::Q4_0 | Layout::Q5_0 | Layout::Q8_0 => {
-                scales[block * 32 + row * 2..][..2].copy_from_slice(&self.d);
+                scales[first % 2 * 32 + row * 2..][..2].copy_from_slice(&self.d);
             }
             Layout::Q4_1 | Layout::Q5_1 => {
-                let of_block = &mut scales[block * 64..][..64];
-                of_block[row * 2..][..2].copy_from_slice(&self.d);
-                of_block[32 + row * 2..][..2].copy_from_slice(&self.m);
+                scales[row * 2..][..2].copy_from_slice(&self.d);
+                scales[32 + row * 2..][..2].copy_from_slice(&self.m);
             }
             Layout::Q4_K | Layout::Q5_K => {
-                let of_block = &mut scales[block * 320..][..320];
-                of_block[row * 2..][..2].copy_from_slice(&self.d);
-                of_block[32 + row * 2..][..2].copy_from_slice(&self.m);
+                scales[row * 2..][..2].copy_from_slice(&self.d);
+                scales[32 + row * 2..][..2].copy_from_slice(&self.m);
                 for j in 0..8 {
-                    of_block[64 + j * 16 + row] = self.scales[j];
-                    of_block[192 + j * 16 + row] = self.minimums[j];
+                    scales[64 + j * 16 + row] = self.scales[j];
+                    scales[192 + j * 16 + row] = self.minimums[j];
                 }
             }
             Layout::Q6_K => {
-                let of_block = &mut scales[block * 288..][..288];
-                of_block[row * 2..][..2].copy_from_slice(&self.d);
+                scales[row * 2..][..2].copy_from_slice(&self.d);
                 for j in 0..16 {
-                    of_block[32 + j * 16 + row] = self.scales[j];
+                    scales[32 + j * 16 + row] = self.scales[j];
                 }
             }
             Layout::F16 | Layout::BF16 | Layout::F32 => {}
         }
-        let (elements, _) = layout.source();
         let bits = layout.bits();
         for (i, chunk) in self.codes[..elements].chunks_exact(BLOCK).enumerate() {
-            let lines = &mut codes[(block * elements / BLOCK + i) * bits * 64..][..bits * 64];
+            let (_, at) = layout.find(first + i);
+            let lines = &mut panel[at..][..bits * 64];
             for (c, &code) in chunk.iter().enumerate() {
                 let (group, byte) = (c / 4, row * 4 + c % 4);
                 if bits == 8 {
@@ -260,7 +285,7 @@ impl Block {
 }
 
 /// Packs one row of a file, `bytes`, into a zeroed `panel` as its row `row`.
-pub(super) fn pack_row(layout: Layout, columns: usize, bytes: &[u8], panel: &mut [u8], row: usize) {
+pub(super) fn pack_row(layout: Layout, bytes: &[u8], panel: &mut [u8], row: usize) {
     let (elements, size) = layout.source();
     if elements == 1 {
         for (column, number) in bytes.chunks_exact(size).enumerate() {
@@ -271,7 +296,7 @@ pub(super) fn pack_row(layout: Layout, columns: usize, bytes: &[u8], panel: &mut
     let mut block = Block::EMPTY;
     for (i, b) in bytes.chunks_exact(size).enumerate() {
         block.read(layout, b);
-        block.place(layout, columns, panel, i, row);
+        block.place(layout, panel, i, row);
     }
 }
 
@@ -279,9 +304,7 @@ pub(super) fn pack_row(layout: Layout, columns: usize, bytes: &[u8], panel: &mut
 /// [`crate::gguf::dequantise`] does.
 pub(super) fn unpack_row(layout: Layout, panel: &[u8], row: usize, out: &mut [f32]) {
     use half::{bf16, f16};
-    let columns = out.len();
-    let (scales, codes) = panel.split_at(layout.scale_bytes(columns));
-    let pair = |at: usize| [codes[at], codes[at + 1]];
+    let pair = |at: usize| [panel[at], panel[at + 1]];
     match layout {
         Layout::F16 => {
             for (c, o) in out.iter_mut().enumerate() {
@@ -305,11 +328,12 @@ pub(super) fn unpack_row(layout: Layout, panel: &[u8], row: usize, out: &mut [f3
         }
         _ => {}
     }
-    let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
+    let half = |at: usize| f16::from_le_bytes(pair(at)).to_f32();
     let bits = layout.bits();
     for (c, o) in out.iter_mut().enumerate() {
         let block = c / BLOCK;
-        let lines = &codes[block * bits * 64..][..bits * 64];
+        let (at, codes) = layout.find(block);
+        let lines = &panel[codes..][..bits * 64];
         let (group, byte) = (c % BLOCK / 4, row * 4 + c % 4);
         let code = if bits == 8 {
             lines[group * 64 + byte]
@@ -323,21 +347,19 @@ pub(super) fn unpack_row(layout: Layout, panel: &[u8], row: usize, out: &mut [f3
         };
         let value = (i32::from(code) - layout.offset()) as f32;
         *o = match layout {
-            Layout::Q4_1 | Layout::Q5_1 => {
-                half(block * 64 + row * 2) * value + half(block * 64 + 32 + row * 2)
-            }
+            Layout::Q4_1 | Layout::Q5_1 => half(at + row * 2) * value + half(at + 32 + row * 2),
             Layout::Q4_K | Layout::Q5_K => {
-                let (at, j) = (block / 8 * 320, block % 8);
-                let scale = half(at + row * 2) * f32::from(scales[at + 64 + j * 16 + row]);
-                let minimum = half(at + 32 + row * 2) * f32::from(scales[at + 192 + j * 16 + row]);
+                let j = block % 8;
+                let scale = half(at + row * 2) * f32::from(panel[at + 64 + j * 16 + row]);
+                let minimum = half(at + 32 + row * 2) * f32::from(panel[at + 192 + j * 16 + row]);
                 scale * value - minimum
             }
             Layout::Q6_K => {
-                let (at, j) = (c / SUPER * 288, c % SUPER / 16);
-                let scale = f32::from(scales[at + 32 + j * 16 + row].cast_signed());
+                let j = c % SUPER / 16;
+                let scale = f32::from(panel[at + 32 + j * 16 + row].cast_signed());
                 half(at + row * 2) * scale * value
             }
-            _ => half(block * 32 + row * 2) * value,
+            _ => half(at + block % 2 * 32 + row * 2) * value,
         };
     }
 }

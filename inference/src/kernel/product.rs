@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Bytes ahead of the current block that are asked for.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// One tile of activations, times some panels of one slab.
 #[derive(Clone, Copy)]
@@ -121,7 +121,7 @@ trait Blocked {
     const OFFSET: Option<usize>;
     const MINIMUM: bool;
 
-    /// The scales and minimums of a block.
+    /// The scales and minimums of a unit's `block`-th block.
     ///
     /// # Safety
     /// As for [`Lanes`].
@@ -157,7 +157,7 @@ blocked!(Q5_K, 5, None, true, scale_of_scale);
 /// As for [`Lanes`].
 #[inline(always)]
 unsafe fn scale<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
-    let halves = &scales.as_chunks::<32>().0[block];
+    let halves = &scales.as_chunks::<32>().0[block % 2];
     // SAFETY: the caller answers for the instructions.
     unsafe { (S::load_half(halves), S::splat(0.0)) }
 }
@@ -165,10 +165,10 @@ unsafe fn scale<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-unsafe fn scale_and_minimum<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
-    let [d, m] = &scales.as_chunks::<32>().0.as_chunks::<2>().0[block];
+unsafe fn scale_and_minimum<S: Lanes>(scales: &[u8], _block: usize) -> (S::F, S::F) {
+    let halves = scales.as_chunks::<32>().0;
     // SAFETY: the caller answers for the instructions.
-    unsafe { (S::load_half(d), S::load_half(m)) }
+    unsafe { (S::load_half(&halves[0]), S::load_half(&halves[1])) }
 }
 
 /// Both products have at most 17 bits and are exact.
@@ -177,9 +177,8 @@ unsafe fn scale_and_minimum<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::
 /// As for [`Lanes`].
 #[inline(always)]
 unsafe fn scale_of_scale<S: Lanes>(scales: &[u8], block: usize) -> (S::F, S::F) {
-    let of_eight = &scales.as_chunks::<320>().0[block / 8];
-    let halves = of_eight.as_chunks::<32>().0;
-    let bytes = of_eight.as_chunks::<16>().0;
+    let halves = scales.as_chunks::<32>().0;
+    let bytes = scales.as_chunks::<16>().0;
     // SAFETY: the caller answers for the instructions.
     unsafe {
         let (d, m) = (S::load_half(&halves[0]), S::load_half(&halves[1]));
@@ -220,38 +219,66 @@ impl<K: Blocked, const T: usize> Kernel for Blocks<'_, K, T> {
         let d = d.as_chunks::<T>().0;
         let dsum = dsum.as_chunks::<T>().0;
         let correction = correction.as_chunks::<T>().0;
+        // SAFETY: the caller answers for the instructions.
+        unsafe { prefetch_first::<S>(&job.panels[job.range.start * size..]) };
         for panel in job.range.clone() {
-            let (scales, codes) =
-                job.panels[panel * size..][..size].split_at(K::LAYOUT.scale_bytes(columns));
-            let lines = codes.as_chunks::<64>().0.chunks_exact(K::BITS as usize);
-            let tiles = q.iter().zip(d).zip(dsum.iter().zip(correction));
+            let panel_bytes = &job.panels[panel * size..][..size];
+            let mut tiles = q.iter().zip(d).zip(dsum.iter().zip(correction));
             // SAFETY: the caller answers for the instructions.
             unsafe {
                 let mut sums = [S::splat(0.0); T];
-                for (block, (lines, ((q, d), (dsum, correction)))) in lines.zip(tiles).enumerate() {
-                    for line in lines {
-                        S::prefetch(line.as_ptr().wrapping_add(AHEAD));
-                    }
-                    let groups = S::codes(K::BITS, lines);
-                    let (scale, minimum) = K::scales::<S>(scales, block);
-                    unroll!(t < T, {
-                        let mut whole = match K::OFFSET {
-                            Some(_) => S::splat_int(correction[t]),
-                            None => S::splat_int(0),
-                        };
-                        unroll!(g < 8, {
-                            whole = S::dot(K::BITS, whole, groups[g], q[t][g]);
+                for unit in panel_bytes.chunks(K::LAYOUT.unit_bytes()) {
+                    let (scales, codes) = unit.split_at(K::LAYOUT.scale_bytes());
+                    prefetch::<S>(scales);
+                    let lines = codes.as_chunks::<64>().0.chunks_exact(K::BITS as usize);
+                    let blocks = lines.zip(&mut tiles).enumerate();
+                    for (block, (lines, ((q, d), (dsum, correction)))) in blocks {
+                        prefetch::<S>(lines.as_flattened());
+                        let groups = S::codes(K::BITS, lines);
+                        let (scale, minimum) = K::scales::<S>(scales, block);
+                        unroll!(t < T, {
+                            let mut whole = match K::OFFSET {
+                                Some(_) => S::splat_int(correction[t]),
+                                None => S::splat_int(0),
+                            };
+                            unroll!(g < 8, {
+                                whole = S::dot(K::BITS, whole, groups[g], q[t][g]);
+                            });
+                            let both = S::mul(scale, S::splat(d[t]));
+                            sums[t] = S::fma(S::to_float(whole), both, sums[t]);
+                            if K::MINIMUM {
+                                sums[t] = S::fma(minimum, S::splat(dsum[t]), sums[t]);
+                            }
                         });
-                        let both = S::mul(scale, S::splat(d[t]));
-                        sums[t] = S::fma(S::to_float(whole), both, sums[t]);
-                        if K::MINIMUM {
-                            sums[t] = S::fma(minimum, S::splat(dsum[t]), sums[t]);
-                        }
-                    });
+                    }
                 }
                 job.store::<S, T>(panel, sums);
             }
         }
+    }
+}
+
+/// Asks for the bytes a run begins with, which come too early for [`prefetch`].
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn prefetch_first<S: Lanes>(panels: &[u8]) {
+    for line in panels.as_chunks::<64>().0.iter().take(AHEAD / 64) {
+        // SAFETY: the caller answers for the instructions.
+        unsafe { S::prefetch(line.as_ptr()) };
+    }
+}
+
+/// Asks for the bytes that come [`AHEAD`] of these.
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn prefetch<S: Lanes>(bytes: &[u8]) {
+    for line in bytes.as_chunks::<64>().0 {
+        // SAFETY: the caller answers for the instructions; the address need not be valid.
+        unsafe { S::prefetch(line.as_ptr().wrapping_add(AHEAD)) };
     }
 }
 
@@ -279,39 +306,41 @@ impl<const T: usize> Kernel for Halves<'_, T> {
         let q = q.as_chunks::<4>().0.as_chunks::<8>().0.as_chunks::<T>().0;
         let d = d.as_chunks::<T>().0;
         let correction = correction.as_chunks::<2>().0.as_chunks::<T>().0;
+        // SAFETY: the caller answers for the instructions.
+        unsafe { prefetch_first::<S>(&job.panels[job.range.start * size..]) };
         for panel in job.range.clone() {
-            let (scales, codes) =
-                job.panels[panel * size..][..size].split_at(Layout::Q6_K.scale_bytes(columns));
-            let scales = scales.as_chunks::<288>().0;
-            let lines = codes.as_chunks::<64>().0.chunks_exact(BITS as usize);
-            let tiles = q.iter().zip(d).zip(correction);
+            let panel_bytes = &job.panels[panel * size..][..size];
+            let mut tiles = q.iter().zip(d).zip(correction);
             // SAFETY: the caller answers for the instructions.
             unsafe {
                 let mut sums = [S::splat(0.0); T];
-                for (block, (lines, ((q, d), correction))) in lines.zip(tiles).enumerate() {
-                    for line in lines {
-                        S::prefetch(line.as_ptr().wrapping_add(AHEAD));
-                    }
-                    let groups = S::codes(BITS, lines);
-                    let of_eight = &scales[block / 8];
-                    let of_panel = S::load_half(&of_eight.as_chunks::<32>().0[0]);
-                    let bytes = &of_eight.as_chunks::<16>().0[2..];
-                    let scale = [
-                        S::mul(of_panel, S::load_signed(&bytes[block % 8 * 2])),
-                        S::mul(of_panel, S::load_signed(&bytes[block % 8 * 2 + 1])),
-                    ];
-                    unroll!(t < T, {
-                        let d = S::splat(d[t]);
-                        unroll!(half < 2, {
-                            let mut whole = S::splat_int(correction[t][half]);
-                            unroll!(g < 4, {
-                                let g = half * 4 + g;
-                                whole = S::dot(BITS, whole, groups[g], q[t][g]);
+                for unit in panel_bytes.chunks_exact(Layout::Q6_K.unit_bytes()) {
+                    let (scales, codes) = unit.split_at(Layout::Q6_K.scale_bytes());
+                    prefetch::<S>(scales);
+                    let of_unit = S::load_half(&scales.as_chunks::<32>().0[0]);
+                    let of_blocks = scales.as_chunks::<16>().0[2..].as_chunks::<2>().0;
+                    let lines = codes.as_chunks::<64>().0.chunks_exact(BITS as usize);
+                    let blocks = lines.zip(&mut tiles).zip(of_blocks);
+                    for ((lines, ((q, d), correction)), of_block) in blocks {
+                        prefetch::<S>(lines.as_flattened());
+                        let groups = S::codes(BITS, lines);
+                        let scale = [
+                            S::mul(of_unit, S::load_signed(&of_block[0])),
+                            S::mul(of_unit, S::load_signed(&of_block[1])),
+                        ];
+                        unroll!(t < T, {
+                            let d = S::splat(d[t]);
+                            unroll!(half < 2, {
+                                let mut whole = S::splat_int(correction[t][half]);
+                                unroll!(g < 4, {
+                                    let g = half * 4 + g;
+                                    whole = S::dot(BITS, whole, groups[g], q[t][g]);
+                                });
+                                let both = S::mul(scale[half], d);
+                                sums[t] = S::fma(S::to_float(whole), both, sums[t]);
                             });
-                            let both = S::mul(scale[half], d);
-                            sums[t] = S::fma(S::to_float(whole), both, sums[t]);
                         });
-                    });
+                    }
                 }
                 job.store::<S, T>(panel, sums);
             }
@@ -372,6 +401,8 @@ impl<K: Number, const T: usize> Kernel for Plain<'_, K, T> {
         let x = unsafe { of_tile::<f32, T>(tile.view.plain, tile.first, columns) };
         let x = x.as_chunks::<T>().0;
         let (x_pairs, x_last) = x.as_chunks::<2>();
+        // SAFETY: the caller answers for the instructions.
+        unsafe { prefetch_first::<S>(&job.panels[job.range.start * size..]) };
         for panel in job.range.clone() {
             let weights = &K::columns(&job.panels[panel * size..][..size])[..columns];
             let (pairs, last) = weights.as_chunks::<2>();

@@ -66,7 +66,9 @@ impl Lanes for Scalar {
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
         each(|i| a[i] / b[i])
     }
-    #[inline(always)]
+    // Without an instruction for it this is sixteen calls, and one place for them is enough.
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         each(|i| a[i].mul_add(b[i], c[i]))
     }
@@ -116,7 +118,7 @@ impl Lanes for Scalar {
     unsafe fn to_float(v: Self::I) -> Self::F {
         each(|i| v[i] as f32)
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn codes(bits: u32, lines: &[[u8; 64]]) -> [Self::B; 8] {
         let line = |i: usize| lines[i];
         std::array::from_fn(|group| {
@@ -140,12 +142,13 @@ impl Lanes for Scalar {
             out
         })
     }
-    #[inline(always)]
+    #[inline(never)] // thousands of times otherwise; the loop within is what is compiled to vectors
     unsafe fn dot(_bits: u32, acc: Self::I, codes: Self::B, x: [i8; 4]) -> Self::I {
         std::array::from_fn(|row| {
             let mut sum = acc[row];
             for j in 0..4 {
-                sum += i32::from(codes[row * 4 + j]) * i32::from(x[j]);
+                let product = i32::from(codes[row * 4 + j]) * i32::from(x[j]);
+                sum = i32::wrapping_add(sum, product);
             }
             sum
         })

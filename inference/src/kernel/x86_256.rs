@@ -251,26 +251,29 @@ impl Lanes for Avx2 {
         unsafe {
             let x = _mm256_set1_epi32(transmute::<[i8; 4], i32>(four));
             let ones = _mm256_set1_epi16(1);
-            std::array::from_fn(|i| {
-                if bits == 8 {
+            let mut sums = acc;
+            unroll!(i < 2, {
+                let products = if bits == 8 {
                     // Two products of eight bits each do not fit into sixteen; those of four bits do.
                     let fifteen = _mm256_set1_epi8(15);
                     let low = _mm256_and_si256(codes[i], fifteen);
                     let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes[i]), fifteen);
-                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones);
-                    let high =
-                        _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), _mm256_set1_epi16(16));
-                    _mm256_add_epi32(acc[i], _mm256_add_epi32(low, high))
+                    let low = _mm256_maddubs_epi16(low, x);
+                    let high = _mm256_maddubs_epi16(high, x);
+                    let sixteen = _mm256_set1_epi16(16);
+                    let low = _mm256_madd_epi16(low, ones);
+                    _mm256_add_epi32(low, _mm256_madd_epi16(high, sixteen))
                 } else {
                     // 2 · 63 · 127 = 16 002 fits.
-                    let pairs = _mm256_maddubs_epi16(codes[i], x);
-                    _mm256_add_epi32(acc[i], _mm256_madd_epi16(pairs, ones))
-                }
-            })
+                    _mm256_madd_epi16(_mm256_maddubs_epi16(codes[i], x), ones)
+                };
+                sums[i] = _mm256_add_epi32(acc[i], products);
+            });
+            sums
         }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

@@ -176,7 +176,11 @@ impl Lanes for Avx512 {
                 )
             };
             // nibble | (shifted & mask)
-            std::array::from_fn(|g| _mm512_ternarylogic_epi32::<0xF8>(nibbles[g], shifted[g], mask))
+            let mut codes = nibbles;
+            unroll!(g < 8, {
+                codes[g] = _mm512_ternarylogic_epi32::<0xF8>(nibbles[g], shifted[g], mask);
+            });
+            codes
         }
     }
     #[inline(always)]
@@ -191,6 +195,6 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

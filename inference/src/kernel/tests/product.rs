@@ -119,8 +119,8 @@ fn packed_weights_take_the_room_of_the_file_and_little_more() {
     for format in FORMATS {
         let bytes = random.weights(format, 64, 1024);
         let more = match format {
-            // Scales of 6 bits take a byte.
-            Format::Q4_K | Format::Q5_K => 1.03,
+            // Scales of 6 bits take a byte, and units begin at cache lines.
+            Format::Q4_K | Format::Q5_K | Format::Q6_K => 1.03,
             _ => 1.0,
         };
         let packed = pack(format, &bytes, 64, 1024).bytes();
