@@ -1,100 +1,126 @@
-//! The engine: a model file loaded into burn, and its generations.
+//! The engine: a checkpoint's weights in their place, a vocabulary, a template, and the thread that serves.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::Device;
-
-use crate::engine::{
-    Engine, FinishReason, Generation, Message, ModelInfo, Pooling, Prompt, Request, Step,
-};
-use crate::error::EngineError;
-use crate::gguf::GgufFile;
-use crate::llama::{Cache, Llama};
-use crate::sampler::{Sampler, likeliest, log_sum_exp};
+use crate::EngineError;
+use crate::checkpoint::Checkpoint;
+use crate::decoder::{CacheRoom, Decoder, Target};
+use crate::engine::{Engine, Generation, Message, ModelInfo, Pooling, Prompt, Request};
+use crate::serving::{BatchEngine, Model, PAGE_TOKENS, ServingOptions, ServingStats};
 use crate::stream::TextStream;
 use crate::template::ChatTemplate;
 use crate::vocabulary::Vocabulary;
 
-/// Tokens of the prompt that one [`Generation::step`] reads, so that no step blocks for much longer than
-/// a few tokens take.
-pub const PREFILL_CHUNK_TOKENS: usize = 64;
-
 /// The name of a model whose file has no name.
 const UNNAMED: &str = "model";
+/// Texts in one request for embeddings.
+pub const MAX_EMBEDDED_TEXTS: usize = 256;
 
-/// A model of the Llama architecture on burn's CPU backend. Cheap to clone: the weights are shared.
-#[derive(Clone)]
+/// How a model is loaded and served.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Where it computes.
+    pub target: Target,
+    /// Memory for keys and values, taken at the start.
+    pub cache: CacheRoom,
+    /// Most tokens of prompt and answer together; never more than the model's own.
+    pub context_tokens: Option<u32>,
+    /// Tokens of an answer that are guessed from prompt and answer and read at once; 0 guesses none. Changes
+    /// nothing about what is answered.
+    pub speculation: usize,
+}
+
+impl Default for EngineOptions {
+    /// On all cores, with the cache that [`CacheRoom::default`] gives.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            target: Target::Processor { threads: cores },
+            cache: CacheRoom::default(),
+            context_tokens: None,
+            speculation: 0,
+        }
+    }
+}
+
+/// A model on this machine, served by continuous batching. Dropping it ends its thread and all answers.
 pub struct BurnEngine {
-    model: Arc<Model>,
+    batch: BatchEngine,
+    vocabulary: Arc<Vocabulary>,
+    template: ChatTemplate,
     info: ModelInfo,
 }
 
-struct Model {
-    llama: Llama,
-    vocabulary: Vocabulary,
-    template: ChatTemplate,
-}
-
 impl BurnEngine {
-    /// Loads a GGUF file: reads it whole, hashes it, checks it, and turns its weights into f32.
+    /// Loads a GGUF file or a Hugging Face folder: maps it, hashes it, checks it, lays out its weights.
     ///
-    /// `progress` is told `(bytes read, bytes in all)`; after the last byte, building the weights takes
-    /// about as long again. The model's id is the file's name without `.gguf`; see [`Self::with_id`].
+    /// `progress` is told `(bytes read, bytes in all)` while the digest is computed; laying out the weights
+    /// takes about as long again. The model's id is the file's name without `.gguf`; see [`Self::with_id`].
     ///
     /// # Errors
-    /// [`EngineError::File`] and its neighbours; the file may be a stranger's.
-    pub fn load(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, EngineError> {
-        let file = GgufFile::read(path, progress)?;
-        let id = path
-            .file_stem()
-            .map_or(UNNAMED.into(), |stem| stem.to_string_lossy());
-        Self::from_file(&file, &id)
+    /// What is wrong with the files, which may be a stranger's.
+    pub fn load(
+        path: &Path,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, EngineError> {
+        let checkpoint = Checkpoint::open(path, progress)?;
+        let name = match path.extension() {
+            Some(extension) if extension == "gguf" => path.file_stem(),
+            _ => path.file_name(),
+        };
+        let id = name.map_or(UNNAMED.into(), |name| name.to_string_lossy());
+        Self::from_checkpoint(&checkpoint, options, &id)
     }
 
-    /// Builds the model of a file that has been read, and names it.
+    /// Builds the model of a checkpoint that has been opened, and names it.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn from_file(file: &GgufFile, id: &str) -> Result<Self, EngineError> {
-        let vocabulary = Vocabulary::from_header(file.header())?;
-        let text_of = |key| -> Result<String, EngineError> {
-            let tokens = file.header().texts("tokenizer.ggml.tokens")?;
-            let token = file
-                .header()
-                .token(key)?
-                .and_then(|t| usize::try_from(t).ok());
-            Ok(token
-                .and_then(|t| tokens.get(t))
-                .cloned()
-                .unwrap_or_default())
-        };
-        let template = ChatTemplate::new(
-            file.header().text("tokenizer.chat_template")?,
-            &text_of("tokenizer.ggml.bos_token_id")?,
-            &text_of("tokenizer.ggml.eos_token_id")?,
-        )?;
-        let llama = Llama::load(file, vocabulary.len(), Device::flex())?;
-        let bytes_per_weight = size_of::<f32>() as u64;
-        let info = ModelInfo {
+    pub fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        options: &EngineOptions,
+        id: &str,
+    ) -> Result<Self, EngineError> {
+        let decoder = Decoder::load(checkpoint, &options.target, options.cache)?;
+        let shape = decoder.shape();
+        let vocabulary = Arc::new(checkpoint.vocabulary()?.padded(shape.vocabulary)?);
+        let template = checkpoint.template()?;
+        let context = options.context_tokens.unwrap_or(u32::MAX);
+        let own = u32::try_from(shape.context_tokens).unwrap_or(u32::MAX);
+        let (weights_per_token, bytes_per_token) = decoder.active();
+        let mut info = ModelInfo {
             id: id.to_owned(),
-            digest: file.digest(),
-            context_tokens: u32::try_from(llama.config.context).unwrap_or(u32::MAX),
-            weights_bytes: (llama.elements as u64).saturating_mul(bytes_per_weight),
-            bytes_per_token: 0,
-            weights_per_token: 0,
-            cache_bytes_per_token: llama.config.cache_bytes_per_token(),
-            cache_tokens: llama.config.context as u64,
-            embedding_width: 0,
-            runs_on: "burn-flex".to_owned(),
+            digest: checkpoint.digest(),
+            context_tokens: context.min(own),
+            weights_bytes: decoder.weights_bytes(),
+            bytes_per_token,
+            weights_per_token,
+            cache_bytes_per_token: decoder.cache_bytes_per_token(),
+            cache_tokens: (shape.pages as u64).saturating_mul(PAGE_TOKENS as u64),
+            embedding_width: u32::try_from(decoder.width()).unwrap_or(u32::MAX),
+            runs_on: decoder.runs_on(),
         };
-        tracing::info!(id = info.id, digest = %info.digest, bytes = info.weights_bytes, "model loaded");
+        let mut serving = ServingOptions::for_pages(shape.pages);
+        serving.limits.speculation = options.speculation;
+        let words: Arc<Vocabulary> = Arc::clone(&vocabulary);
+        let batch = BatchEngine::new(Box::new(decoder), words, serving)?;
+        // What the cache cannot hold is no context.
+        let held = u32::try_from(batch.capacity()).unwrap_or(u32::MAX);
+        info.context_tokens = info.context_tokens.min(held);
+        tracing::info!(
+            id = info.id,
+            digest = %info.digest,
+            weights_bytes = info.weights_bytes,
+            cache_tokens = info.cache_tokens,
+            runs_on = info.runs_on,
+            "model loaded"
+        );
         Ok(Self {
-            model: Arc::new(Model {
-                llama,
-                vocabulary,
-                template,
-            }),
+            batch,
+            vocabulary,
+            template,
             info,
         })
     }
@@ -106,12 +132,9 @@ impl BurnEngine {
         self
     }
 
-    /// The same model with at most this many tokens of context, for machines with little memory: a
-    /// generation's cache takes [`ModelInfo::cache_bytes_per_token`] for each. Never more than the model's.
-    #[must_use]
-    pub fn with_context_limit(mut self, tokens: u32) -> Self {
-        self.info.context_tokens = self.info.context_tokens.min(tokens);
-        self
+    /// What the serving thread says of itself.
+    pub fn stats(&self) -> ServingStats {
+        self.batch.stats()
     }
 
     /// What these tokens say: control tokens say nothing, and what is not UTF-8 is replaced.
@@ -119,113 +142,20 @@ impl BurnEngine {
         let mut stream = TextStream::new(Vec::new());
         let pieces = tokens
             .iter()
-            .filter_map(|&token| self.model.vocabulary.bytes(token));
+            .filter_map(|&token| self.vocabulary.bytes(token));
         let mut text: String = pieces.map(|bytes| stream.push(bytes).text).collect();
         text.push_str(&stream.finish());
         text
     }
 
-    /// Natural logarithms of the probabilities of the answer's tokens, each after the prompt and the
-    /// answer's tokens before it. The prompt is read in chunks and the answer token by token, as a
-    /// generation does. For comparing engines: greedy text is too sensitive to rounding for that.
+    /// Tokenises a text that is no conversation.
     ///
     /// # Errors
-    /// [`EngineError::UnknownToken`], [`EngineError::ContextTooLong`], [`EngineError::EmptyPrompt`],
-    /// [`EngineError::NotFinite`].
-    pub fn score(&self, prompt: &[u32], answer: &[u32]) -> Result<Vec<f32>, EngineError> {
-        let limit = self.info.context_tokens as usize;
-        let tokens = prompt.len().saturating_add(answer.len());
-        if tokens > limit {
-            return Err(EngineError::ContextTooLong {
-                prompt: tokens,
-                limit,
-            });
-        }
-        let llama = &self.model.llama;
-        let mut cache = llama.cache(tokens);
-        let mut hidden = Err(EngineError::EmptyPrompt);
-        for chunk in prompt.chunks(PREFILL_CHUNK_TOKENS) {
-            hidden = Ok(llama.read(&mut cache, chunk)?);
-        }
-        let mut scores = Vec::with_capacity(answer.len());
-        for &token in answer {
-            let logits = llama.logits(hidden?)?;
-            let not_finite = EngineError::NotFinite {
-                position: cache.len(),
-            };
-            let Some((_, highest)) = likeliest(&logits) else {
-                return Err(not_finite);
-            };
-            let logit = *logits
-                .get(token as usize)
-                .ok_or(EngineError::UnknownToken {
-                    token,
-                    vocabulary: logits.len(),
-                })?;
-            scores.push((f64::from(logit) - log_sum_exp(&logits, highest)) as f32);
-            hidden = Ok(llama.read(&mut cache, &[token])?);
-        }
-        Ok(scores)
-    }
-}
-
-impl Engine for BurnEngine {
-    fn describe(&self) -> &ModelInfo {
-        &self.info
+    /// [`EngineError::Tokenizer`].
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.vocabulary.encode_text(text)
     }
 
-    fn prepare(&self, messages: &[Message]) -> Result<Prompt, EngineError> {
-        let Model {
-            vocabulary,
-            template,
-            ..
-        } = &*self.model;
-        let rendered = template.render(messages, vocabulary.markers())?;
-        let tokens = vocabulary.encode(&rendered)?;
-        self.check_length(tokens.len())?;
-        Ok(Prompt { tokens })
-    }
-
-    fn embed(&self, _: &[String], _: Pooling) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
-        Err(EngineError::Unsupported {
-            feature: "embedding",
-            found: self.info.id.clone(),
-        })
-    }
-
-    fn start(&self, request: Request) -> Result<Box<dyn Generation + Send>, EngineError> {
-        let Request { prompt, params, .. } = request;
-        params.check()?;
-        self.check_length(prompt.tokens.len())?;
-        let vocabulary = self.model.vocabulary.len();
-        if let Some(&token) = prompt.tokens.iter().find(|&&t| t as usize >= vocabulary) {
-            return Err(EngineError::UnknownToken { token, vocabulary });
-        }
-        if prompt.tokens.is_empty() {
-            return Err(EngineError::EmptyPrompt);
-        }
-        let seed = match params.seed {
-            Some(seed) => seed,
-            None => getrandom::u64().map_err(EngineError::Entropy)?,
-        };
-        let room = (self.info.context_tokens as usize).saturating_sub(prompt.tokens.len());
-        let left = u32::try_from(room)
-            .unwrap_or(u32::MAX)
-            .min(params.max_tokens);
-        let capacity = prompt.tokens.len().saturating_add(left as usize);
-        Ok(Box::new(BurnGeneration {
-            cache: self.model.llama.cache(capacity),
-            model: Arc::clone(&self.model),
-            unread: prompt.tokens,
-            left,
-            sampler: Sampler::new(params.temperature, params.top_p, seed),
-            stream: TextStream::new(params.stop),
-            over: false,
-        }))
-    }
-}
-
-impl BurnEngine {
     /// A prompt must leave room for one token.
     fn check_length(&self, prompt: usize) -> Result<(), EngineError> {
         let limit = self.info.context_tokens as usize;
@@ -237,76 +167,52 @@ impl BurnEngine {
     }
 }
 
-struct BurnGeneration {
-    model: Arc<Model>,
-    cache: Cache,
-    /// Tokens the model has not read yet: the rest of the prompt, later the token chosen last.
-    unread: Vec<u32>,
-    /// Tokens that may still be generated.
-    left: u32,
-    sampler: Sampler,
-    stream: TextStream,
-    over: bool,
-}
-
-impl Generation for BurnGeneration {
-    fn step(&mut self) -> Result<Step, EngineError> {
-        if self.over {
-            return Err(EngineError::Finished);
-        }
-        let step = self.advance();
-        self.over = !matches!(step, Ok(Step { finish: None, .. }));
-        step
+impl Engine for BurnEngine {
+    fn describe(&self) -> &ModelInfo {
+        &self.info
     }
-}
 
-impl BurnGeneration {
-    fn advance(&mut self) -> Result<Step, EngineError> {
-        let Model {
-            llama, vocabulary, ..
-        } = &*self.model;
-        let rest = self
-            .unread
-            .split_off(self.unread.len().min(PREFILL_CHUNK_TOKENS));
-        let hidden = llama.read(&mut self.cache, &self.unread)?;
-        self.unread = rest;
-        if !self.unread.is_empty() {
-            return Ok(Step {
-                text: String::new(),
-                tokens: 0,
-                logprobs: Vec::new(),
-                finish: None,
+    fn prepare(&self, messages: &[Message]) -> Result<Prompt, EngineError> {
+        let rendered = self.template.render(messages, self.vocabulary.markers())?;
+        let tokens = self.vocabulary.encode(&rendered)?;
+        self.check_length(tokens.len())?;
+        Ok(Prompt { tokens })
+    }
+
+    fn start(&self, mut request: Request) -> Result<Box<dyn Generation + Send>, EngineError> {
+        request.params.check()?;
+        self.check_length(request.prompt.tokens.len())?;
+        let room = (self.info.context_tokens as usize).saturating_sub(request.prompt.tokens.len());
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        request.params.max_tokens = request.params.max_tokens.min(room);
+        if request.params.ignore_end {
+            // As far as a bias may go; enough for any model that has been trained.
+            let never = |&token: &u32| (token, -100.0);
+            let ends = self.vocabulary.end_tokens().iter().map(never);
+            request.params.logit_bias.extend(ends);
+        }
+        Ok(Box::new(self.batch.start(request)?))
+    }
+
+    fn embed(
+        &self,
+        texts: &[String],
+        pooling: Pooling,
+    ) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
+        if texts.len() > MAX_EMBEDDED_TEXTS {
+            return Err(EngineError::Parameter {
+                name: "input",
+                wanted: "at most 256 texts",
             });
         }
-        let position = self.cache.len();
-        let token = self
-            .sampler
-            .choose(&llama.logits(hidden)?, position as u64)
-            .ok_or(EngineError::NotFinite { position })?;
-        let Some(bytes) = vocabulary.bytes(token) else {
-            return Ok(Step {
-                text: self.stream.finish(),
-                tokens: 0,
-                logprobs: Vec::new(),
-                finish: Some(FinishReason::Stop),
-            });
-        };
-        let mut delta = self.stream.push(bytes);
-        self.left = self.left.saturating_sub(1);
-        let finish = if delta.stopped {
-            Some(FinishReason::Stop)
-        } else if self.left == 0 {
-            delta.text.push_str(&self.stream.finish());
-            Some(FinishReason::Length)
-        } else {
-            None
-        };
-        self.unread.push(token);
-        Ok(Step {
-            text: delta.text,
-            tokens: 1,
-            logprobs: Vec::new(),
-            finish,
-        })
+        let texts = texts.iter().map(|text| {
+            let tokens = self.vocabulary.encode_text(text)?;
+            self.check_length(tokens.len())?;
+            Ok(tokens)
+        });
+        let texts = texts.collect::<Result<Vec<_>, EngineError>>()?;
+        let read = texts.iter().map(Vec::len).fold(0, usize::saturating_add);
+        let embeddings = self.batch.embed(&texts, pooling)?;
+        Ok((embeddings, u32::try_from(read).unwrap_or(u32::MAX)))
     }
 }

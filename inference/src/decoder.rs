@@ -40,13 +40,50 @@ impl Target {
         !matches!(self, Self::Processor { .. } | Self::Reference)
     }
 
-    fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         match self {
             Self::Processor { threads } => Place::host((*threads).max(1)),
-            Self::Reference | Self::ReferenceRecorded => Place::device(Device::flex(), FloatDType::F32),
+            Self::Reference | Self::ReferenceRecorded => {
+                Place::device(Device::flex(), FloatDType::F32)
+            }
             #[cfg(feature = "cuda")]
             Self::Cuda => Place::device(Device::cuda(0), FloatDType::BF16),
         }
+    }
+}
+
+/// Memory for keys and values, taken at the start: it bounds how many tokens can be in work at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheRoom {
+    /// Room for so many tokens, rounded up to whole pages.
+    Tokens(u64),
+    /// So many bytes, but no more than [`MAX_CONTEXTS`] sequences of the longest can use.
+    Bytes(u64),
+}
+
+/// Sequences of the longest context that a cache given in bytes has room for, at most.
+const MAX_CONTEXTS: u64 = 32;
+/// Memory for the cache where nobody has said how much: 1 GiB.
+const DEFAULT_CACHE_BYTES: u64 = 1 << 30;
+
+impl Default for CacheRoom {
+    fn default() -> Self {
+        Self::Bytes(DEFAULT_CACHE_BYTES)
+    }
+}
+
+impl CacheRoom {
+    /// Whole pages, at least one.
+    fn pages(self, context_tokens: usize, bytes_per_token: u64) -> usize {
+        let tokens = match self {
+            Self::Tokens(tokens) => tokens,
+            Self::Bytes(bytes) => {
+                let fit = bytes.checked_div(bytes_per_token).unwrap_or(u64::MAX);
+                fit.min((context_tokens as u64).saturating_mul(MAX_CONTEXTS))
+            }
+        };
+        let pages = tokens.div_ceil(PAGE_TOKENS as u64);
+        usize::try_from(pages).map_or(MAX_PAGES, |pages| pages.clamp(1, MAX_PAGES))
     }
 }
 
@@ -64,22 +101,22 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads the weights and takes memory for `cache_tokens` tokens of cache, rounded up to whole pages.
+    /// Loads the weights and takes memory for the cache.
     ///
     /// # Errors
     /// What the checkpoint, its configuration or its tensors lack.
     pub fn load(
         checkpoint: &Checkpoint,
         target: &Target,
-        cache_tokens: usize,
+        room: CacheRoom,
     ) -> Result<Self, EngineError> {
         let place = target.place();
         let mut weights = Weights::new(checkpoint, &place)?;
         let config = weights.config();
-        let shape = ModelShape {
+        let mut shape = ModelShape {
             vocabulary: config.size("vocab_size")?,
             context_tokens: config.size("max_position_embeddings")?,
-            pages: cache_tokens.div_ceil(PAGE_TOKENS).clamp(1, MAX_PAGES),
+            pages: 0,
         };
         let width = config.size("hidden_size")?;
         let trunk = families::load(&mut weights)?;
@@ -94,6 +131,7 @@ impl Decoder {
             Place::Device { .. } => 4,
         };
         let cache_bytes_per_token = (trunk.cache_width() as u64).saturating_mul(number_bytes);
+        shape.pages = room.pages(shape.context_tokens, cache_bytes_per_token);
         // One page more, for rows of a recorded step that no sequence uses.
         let cache = trunk.cache(&place, shape.pages.saturating_add(1), precision);
         let (trunk, cache) = (Arc::new(trunk), Arc::new(Mutex::new(cache)));

@@ -17,15 +17,14 @@
 mod burn_engine;
 pub mod checkpoint;
 mod decoder;
+pub mod device_ceiling;
 mod engine;
 mod error;
 mod families;
 pub mod gguf;
 pub mod kernel;
 mod layers;
-mod llama;
 mod replay;
-mod sampler;
 pub mod sampling;
 pub mod serving;
 pub mod store;
@@ -34,8 +33,8 @@ mod template;
 pub mod upstream;
 mod vocabulary;
 
-pub use burn_engine::{BurnEngine, PREFILL_CHUNK_TOKENS};
-pub use decoder::{Decoder, Target};
+pub use burn_engine::{BurnEngine, EngineOptions, MAX_EMBEDDED_TEXTS};
+pub use decoder::{CacheRoom, Decoder, Target};
 pub use engine::{
     CacheScope, Constraint, Engine, FinishReason, Generation, MAX_CONSTRAINT_BYTES, MAX_LOGIT_BIAS,
     MAX_STOP_BYTES, MAX_STOPS, MAX_TEMPERATURE, MAX_TOP_LOGPROBS, Message, ModelInfo, Pooling,

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use cocoon_inference::checkpoint::Checkpoint;
 use cocoon_inference::serving::{Batch, Model, PAGE_TOKENS, Rows, Wanted};
-use cocoon_inference::{Decoder, Target};
+use cocoon_inference::{CacheRoom, Decoder, Target};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -66,7 +66,8 @@ fn fixtures() -> PathBuf {
 fn case(folder: &str, target: &Target) -> Case {
     let path = fixtures().join(format!("tiny-{folder}"));
     let checkpoint = Checkpoint::open(&path, &mut |_, _| {}).unwrap();
-    let model = Decoder::load(&checkpoint, target, 4 * PAGES * PAGE_TOKENS).unwrap();
+    let room = CacheRoom::Tokens((4 * PAGES * PAGE_TOKENS) as u64);
+    let model = Decoder::load(&checkpoint, target, room).unwrap();
     let reference = path
         .with_file_name(format!("tiny-{}", folder.trim_end_matches("-sharded")))
         .join("reference.json");
@@ -149,7 +150,12 @@ fn a_whole_prompt_gives_the_reference_logits_at_every_position() {
         for prompt in &case.reference.prompts {
             let logits = one(&mut case.model, rows(0, 0, &prompt.tokens, Wanted::All));
             let what = format!("{}, {} tokens", case.name, prompt.tokens.len());
-            near(&what, logits.last().unwrap(), &prompt.logits, case.tolerance);
+            near(
+                &what,
+                logits.last().unwrap(),
+                &prompt.logits,
+                case.tolerance,
+            );
             for (row, top) in logits.iter().zip(&prompt.top5) {
                 let got: Vec<f32> = top.iter().map(|(token, _)| row[*token as usize]).collect();
                 let wanted: Vec<f32> = top.iter().map(|(_, logit)| *logit).collect();
@@ -185,14 +191,27 @@ fn sequences_of_unequal_lengths_do_not_disturb_one_another() {
         let mut read = vec![0; prompts.len()];
         let mut said = vec![0; prompts.len()];
         let mut last: Vec<Option<Vec<f32>>> = vec![None; prompts.len()];
-        while said.iter().zip(prompts).any(|(s, p)| *s < p.greedy.tokens.len()) {
+        while said
+            .iter()
+            .zip(prompts)
+            .any(|(s, p)| *s < p.greedy.tokens.len())
+        {
             let (mut batch, mut owners) = (Vec::new(), Vec::new());
             for (owner, prompt) in prompts.iter().enumerate() {
                 let length = prompt.tokens.len();
                 if read[owner] < length {
                     let end = length.min(read[owner] + 7);
-                    let wanted = if end == length { Wanted::Last } else { Wanted::None };
-                    batch.push(rows(owner, read[owner], &prompt.tokens[read[owner]..end], wanted));
+                    let wanted = if end == length {
+                        Wanted::Last
+                    } else {
+                        Wanted::None
+                    };
+                    batch.push(rows(
+                        owner,
+                        read[owner],
+                        &prompt.tokens[read[owner]..end],
+                        wanted,
+                    ));
                     read[owner] = end;
                     if wanted == Wanted::Last {
                         owners.push(owner);
@@ -271,15 +290,35 @@ fn a_batch_that_does_not_fit_is_refused_before_anything_is_computed() {
     let Case { mut model, .. } = case("llama", &Target::Processor { threads: 1 });
     let good = rows(0, 0, &[1, 2, 3], Wanted::Last);
     let bad = [
-        Rows { tokens: vec![], ..good.clone() },
-        Rows { tokens: vec![1, 9_999], ..good.clone() },
-        Rows { start: 1 << 40, ..good.clone() },
-        Rows { start: 511, ..good.clone() },
-        Rows { pages: vec![], ..good.clone() },
-        Rows { pages: vec![7_000], ..good.clone() },
+        Rows {
+            tokens: vec![],
+            ..good.clone()
+        },
+        Rows {
+            tokens: vec![1, 9_999],
+            ..good.clone()
+        },
+        Rows {
+            start: 1 << 40,
+            ..good.clone()
+        },
+        Rows {
+            start: 511,
+            ..good.clone()
+        },
+        Rows {
+            pages: vec![],
+            ..good.clone()
+        },
+        Rows {
+            pages: vec![7_000],
+            ..good.clone()
+        },
     ];
     for sequence in bad {
-        let batch = Batch { sequences: vec![sequence] };
+        let batch = Batch {
+            sequences: vec![sequence],
+        };
         assert!(model.forward(&batch).is_err(), "{batch:?}");
     }
     assert!(model.forward(&Batch::default()).is_err());

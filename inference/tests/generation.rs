@@ -9,16 +9,16 @@
 
 mod support;
 
-use cocoon_inference::gguf::GgufFile;
+use cocoon_inference::checkpoint::Checkpoint;
 use cocoon_inference::{
-    BurnEngine, Engine, EngineError, FinishReason, PREFILL_CHUNK_TOKENS, Prompt, Request,
-    SamplingParams,
+    BurnEngine, CacheRoom, Decoder, Engine, EngineError, EngineOptions, FinishReason, Pooling,
+    Prompt, Request, SamplingParams, Target,
 };
-use support::{answer, ask, run, tiny};
+use support::{answer, ask, engine_of, run, score, small, tiny};
 
 fn engine() -> BurnEngine {
     let (bytes, _) = tiny::model().bytes();
-    BurnEngine::from_file(&GgufFile::from_bytes(bytes).unwrap(), "tiny").unwrap()
+    engine_of(bytes).unwrap()
 }
 
 fn warm(seed: u64, max_tokens: u32) -> SamplingParams {
@@ -42,14 +42,18 @@ fn token_by_token_equals_reading_everything_anew() {
     let engine = engine();
     let prompt = engine.prepare(&ask("the weather")).unwrap().tokens;
     let answer: Vec<u32> = (0..60).map(|i| (i * 37 + 11) % 256).collect();
-    let cached = engine.score(&prompt, &answer).unwrap();
-    for (i, (&token, cached)) in answer.iter().zip(&cached).enumerate() {
-        let all = [&prompt, &answer[..i]].concat();
-        let anew = engine.score(&all, &[token]).unwrap()[0];
-        assert!(
-            (anew - cached).abs() < 1e-4,
-            "token {i}: {anew} anew, {cached} cached"
-        );
+    let checkpoint = Checkpoint::from_gguf_bytes("tiny", tiny::model().bytes().0).unwrap();
+    for target in [Target::Processor { threads: 2 }, Target::Reference] {
+        let mut model = Decoder::load(&checkpoint, &target, CacheRoom::Tokens(512)).unwrap();
+        let cached = score(&mut model, &prompt, &answer);
+        for (i, (&token, cached)) in answer.iter().zip(&cached).enumerate() {
+            let all = [&prompt, &answer[..i]].concat();
+            let anew = score(&mut model, &all, &[token])[0];
+            assert!(
+                (anew - cached).abs() < 1e-4,
+                "token {i}: {anew} anew, {cached} cached"
+            );
+        }
     }
 }
 
@@ -122,14 +126,39 @@ fn a_stop_string_across_a_token_border_ends_the_answer_before_it() {
 }
 
 #[test]
-fn a_long_prompt_is_read_in_chunks_that_generate_nothing() {
+fn speculation_changes_nothing_about_the_answer() {
+    let guessing = EngineOptions {
+        speculation: 4,
+        ..small()
+    };
+    let checkpoint = Checkpoint::from_gguf_bytes("tiny", tiny::model().bytes().0).unwrap();
+    let guessing = BurnEngine::from_checkpoint(&checkpoint, &guessing, "tiny").unwrap();
+    let plain = engine();
+    let question = "one two three one two three one two three one two";
+    for params in [SamplingParams::greedy(60), warm(4, 60), warm(5, 60)] {
+        let wanted = answer(&plain, question, params.clone());
+        let got = answer(&guessing, question, params);
+        assert_eq!((got.text, got.tokens), (wanted.text, wanted.tokens));
+    }
+    assert!(guessing.stats().tokens_guessed > 0);
+}
+
+#[test]
+fn embeddings_have_length_one_and_say_how_many_tokens_were_read() {
     let engine = engine();
-    let prompt = engine.prepare(&ask(&"x".repeat(200))).unwrap();
-    let chunks = prompt.tokens.len().div_ceil(PREFILL_CHUNK_TOKENS);
-    assert!(chunks > 3);
-    let answer = run(engine.start(Request::new(prompt, warm(1, 1))).unwrap());
-    // The last chunk brings the first token.
-    assert_eq!(answer.prompt_steps, chunks - 1);
+    let texts = ["a", "another text", "a"].map(str::to_owned);
+    for pooling in [Pooling::Mean, Pooling::Last] {
+        let (embeddings, tokens) = engine.embed(&texts, pooling).unwrap();
+        assert_eq!(embeddings.len(), 3);
+        assert_eq!(tokens, 1 + 10 + 1);
+        for embedding in &embeddings {
+            assert_eq!(embedding.len(), engine.describe().embedding_width as usize);
+            let length: f32 = embedding.iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-4, "{length}");
+        }
+        assert_eq!(embeddings[0], embeddings[2]);
+        assert_ne!(embeddings[0], embeddings[1]);
+    }
 }
 
 #[test]
@@ -142,7 +171,12 @@ fn max_tokens_ends_the_answer_with_length() {
 
 #[test]
 fn the_end_of_the_context_ends_the_answer_with_length() {
-    let engine = engine().with_context_limit(64);
+    let options = EngineOptions {
+        context_tokens: Some(64),
+        ..small()
+    };
+    let checkpoint = Checkpoint::from_gguf_bytes("tiny", tiny::model().bytes().0).unwrap();
+    let engine = BurnEngine::from_checkpoint(&checkpoint, &options, "tiny").unwrap();
     let prompt = Prompt {
         tokens: vec![65; 60],
     };
@@ -223,8 +257,7 @@ fn weights_that_are_not_numbers_end_the_generation_with_an_error() {
     let mut file = tiny::model();
     let norm = file.tensors.get_mut("output_norm.weight").unwrap();
     norm.data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
-    let engine =
-        BurnEngine::from_file(&GgufFile::from_bytes(file.bytes().0).unwrap(), "broken").unwrap();
+    let engine = engine_of(file.bytes().0).unwrap();
     for params in [warm(0, 5), SamplingParams::greedy(5)] {
         let mut generation = engine
             .start(Request::new(
@@ -254,8 +287,8 @@ fn generations_side_by_side_do_not_disturb_each_other() {
         let threads: Vec<_> = seeds
             .iter()
             .map(|&seed| {
-                let engine = engine.clone();
-                scope.spawn(move || answer(&engine, "talk", warm(seed, 30)))
+                let engine = &engine;
+                scope.spawn(move || answer(engine, "talk", warm(seed, 30)))
             })
             .collect();
         threads
@@ -290,14 +323,18 @@ fn the_model_is_described_by_its_file() {
     let path = directory.path().join("Tiny.Q4.gguf");
     std::fs::write(&path, &bytes).unwrap();
     let mut calls = vec![];
-    let engine = BurnEngine::load(&path, &mut |done, total| calls.push((done, total))).unwrap();
+    let engine = BurnEngine::load(&path, &small(), &mut |done, total| {
+        calls.push((done, total));
+    })
+    .unwrap();
     let info = engine.describe();
     assert_eq!(
         (info.id.as_str(), info.digest, info.context_tokens),
         ("Tiny.Q4", digest, tiny::CONTEXT)
     );
-    // Two layers of keys and values, two heads of 16 f32.
-    assert_eq!(info.cache_bytes_per_token, 2 * 2 * 2 * 16 * 4);
+    // Two layers of keys and values, two heads of 16 f16.
+    assert_eq!(info.cache_bytes_per_token, 2 * 2 * 2 * 16 * 2);
+    assert_eq!(info.cache_tokens, 4_096);
     let total = bytes.len() as u64;
     assert_eq!(
         (calls.first(), calls.last()),

@@ -1,12 +1,22 @@
 //! What the tests of this room share: where the real model lies, and a tiny model made on the spot.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
 pub mod tiny;
 
 use std::path::PathBuf;
 
-use cocoon_inference::{Engine, FinishReason, Generation, Message, Request, Role, SamplingParams};
+use cocoon_inference::checkpoint::Checkpoint;
+use cocoon_inference::serving::{Batch, Model, Rows, Wanted};
+use cocoon_inference::{
+    BurnEngine, CacheRoom, Decoder, Engine, EngineError, EngineOptions, FinishReason, Generation,
+    Message, Request, Role, SamplingParams, Target,
+};
 
 /// The file that `scripts/fetch-model.sh` puts there.
 pub const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -23,6 +33,55 @@ pub fn model_path() -> Option<PathBuf> {
         Some(cache.join("cocoon").join("models"))
     })?;
     Some(directory.join(MODEL)).filter(|path| path.is_file())
+}
+
+/// Options for small models: one thread, a small cache.
+pub fn small() -> EngineOptions {
+    EngineOptions {
+        target: Target::Processor { threads: 1 },
+        cache: CacheRoom::Tokens(4_096),
+        ..EngineOptions::default()
+    }
+}
+
+/// The engine of a GGUF file's bytes.
+pub fn engine_of(bytes: Vec<u8>) -> Result<BurnEngine, EngineError> {
+    let checkpoint = Checkpoint::from_gguf_bytes("tiny", bytes)?;
+    BurnEngine::from_checkpoint(&checkpoint, &small(), "tiny")
+}
+
+/// Natural logarithms of the probabilities of the answer's tokens, each after the prompt and the answer's
+/// tokens before it. The prompt is read at once and the answer token by token.
+pub fn score(model: &mut Decoder, prompt: &[u32], answer: &[u32]) -> Vec<f32> {
+    let pages: Vec<u32> = (0..model.shape().pages as u32).collect();
+    let mut forward = |tokens: &[u32], start: usize| {
+        let rows = Rows {
+            tokens: tokens.to_vec(),
+            start,
+            pages: pages.clone(),
+            wanted: Wanted::Last,
+        };
+        let batch = Batch {
+            sequences: vec![rows],
+        };
+        model.forward(&batch).expect("a forward pass").values
+    };
+    let mut logits = forward(prompt, 0);
+    let mut scores = vec![];
+    for (i, &token) in answer.iter().enumerate() {
+        scores.push(log_prob(&logits, token));
+        if i + 1 < answer.len() {
+            logits = forward(&[token], prompt.len() + i);
+        }
+    }
+    scores
+}
+
+/// The log-probability of a token.
+pub fn log_prob(logits: &[f32], token: u32) -> f32 {
+    let highest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|x| f64::from(x - highest).exp()).sum();
+    (f64::from(logits[token as usize] - highest) - sum.ln()) as f32
 }
 
 /// One user message.
