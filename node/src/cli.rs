@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 use clap::{Parser, Subcommand};
 
 use crate::build_info;
-use crate::command::{CommandResult, FAILURE, chat, config, demo, devnet, run, status, verify};
+use crate::command::{
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+};
 use crate::config::Flags;
 use crate::terminal::plain;
 
@@ -37,6 +39,10 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Run a whole network on this machine: a prompt, its payment, its settlement
     Demo(demo::DemoArgs),
+    /// Fetch, list, show, verify and remove models
+    Model(model::ModelArgs),
+    /// Measure the engine on this machine, against its ceilings and against llama.cpp
+    Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
     Config(config::ConfigArgs),
 }
@@ -61,6 +67,8 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
 }
@@ -100,6 +108,14 @@ mod tests {
             "cocoon verify receipt.json --evidence simulated --chain-url http://127.0.0.1:1",
             "cocoon demo --model m.gguf --keep",
             "cocoon config --check",
+            "cocoon bench engine --model m.gguf --json",
+            "cocoon bench engine --model m --device cuda --batches 1,8",
+            "cocoon model pull",
+            "cocoon model pull hf:Qwen/Qwen3-0.6B --name qwen",
+            "cocoon model list --json",
+            "cocoon model show ./model.gguf --memory 24GiB --json",
+            "cocoon model verify m --json",
+            "cocoon model remove m --yes",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

@@ -1,9 +1,11 @@
 //! What `cocoon <command>` does, one file each.
 
+pub mod bench;
 pub mod chat;
 pub mod config;
 pub mod demo;
 pub mod devnet;
+pub mod model;
 pub mod run;
 pub mod status;
 pub mod verify;
@@ -45,6 +47,16 @@ pub enum CommandError {
     /// No receipt.
     #[error(transparent)]
     Receipt(#[from] OpenError),
+    /// The model does not load or does not answer.
+    #[error("the engine: {source}")]
+    Engine {
+        /// Why.
+        #[source]
+        source: cocoon_inference::EngineError,
+    },
+    /// No such device, or none in this build.
+    #[error("no CUDA here: build with `--features cuda`, on a machine with a driver and NVRTC")]
+    NoCuda,
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] cocoon_settlement::chain::ChainError),
@@ -65,6 +77,12 @@ pub enum CommandError {
     /// No model at all.
     #[error("no verified worker serves a model right now; see `cocoon status`")]
     NoModel,
+    /// The models on the disk.
+    #[error("{}", model::explained(.0))]
+    Store(#[from] cocoon_inference::store::StoreError),
+    /// Nobody there to ask.
+    #[error("not removed: {0}; say --yes where nobody can be asked")]
+    NotConfirmed(String),
     /// An answer could not be written as JSON.
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),

@@ -20,7 +20,7 @@ const FILE_IN_DATA_DIR: &str = "config.toml";
 const PREFIX: &str = "COCOON_";
 /// Variables with our prefix that are no settings: flags of other commands, and what builds and
 /// tests use.
-const NOT_SETTINGS: [&str; 10] = [
+const NOT_SETTINGS: [&str; 11] = [
     "COCOON_CONFIG",
     "COCOON_URL",
     "COCOON_API_KEY",
@@ -31,6 +31,7 @@ const NOT_SETTINGS: [&str; 10] = [
     "COCOON_REQUIRE_MODEL",
     "COCOON_REQUIRE_CAPTURE",
     "COCOON_REQUIRE_FAILPOINTS",
+    "COCOON_REQUIRE_UPSTREAM",
 ];
 /// Variables beginning so are for tests.
 const FOR_TESTS: &str = "COCOON_TEST_";

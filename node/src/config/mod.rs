@@ -55,6 +55,10 @@ pub struct Config {
     pub model_path: Option<PathBuf>,
     /// The name to serve it under; from the file if absent.
     pub model_id: Option<String>,
+    /// A server on this machine that computes the model; computed here if absent.
+    pub upstream: Option<String>,
+    /// The name under which it serves the model.
+    pub upstream_model: Option<String>,
     /// Price of a prompt token, nanoTON.
     pub price_input_nanoton: u64,
     /// Price of a generated token, nanoTON.
@@ -93,6 +97,8 @@ impl Default for Config {
             chain_url: "http://127.0.0.1:8547".to_owned(),
             model_path: None,
             model_id: None,
+            upstream: None,
+            upstream_model: None,
             price_input_nanoton: 20,
             price_output_nanoton: 160,
             slots: 1,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use cocoon_inference::upstream::LoopbackUrl;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
@@ -328,6 +329,7 @@ fn worker(check: &mut Check<'_>, config: &Config) {
             "`make model` fetches a small one",
         ),
     }
+    upstream(check, config);
     if config.slots == 0 {
         check.wrong(
             "slots",
@@ -352,6 +354,36 @@ fn worker(check: &mut Check<'_>, config: &Config) {
             "smaller than the price of one token, so no job could start",
             "use the price of a few hundred tokens",
         );
+    }
+}
+
+fn upstream(check: &mut Check<'_>, config: &Config) {
+    match (&config.upstream, &config.upstream_model) {
+        (None, None) => {}
+        (None, Some(model)) => check.wrong(
+            "upstream_model",
+            model,
+            "no server is named that would serve it",
+            "name one with --upstream, like http://127.0.0.1:8000/v1",
+        ),
+        (Some(url), model) => {
+            if let Err(error) = LoopbackUrl::parse(url) {
+                check.wrong(
+                    "upstream",
+                    url,
+                    &error.to_string(),
+                    "run the server in the same guest, and name its address on the loopback",
+                );
+            }
+            if model.is_none() {
+                check.wrong(
+                    "upstream_model",
+                    "",
+                    "not set, and the upstream server must be told which model is meant",
+                    "say what `curl <upstream>/models` lists",
+                );
+            }
+        }
     }
 }
 

@@ -68,7 +68,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 20] = [
+pub const SETTINGS: [Setting; 22] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -79,6 +79,8 @@ pub const SETTINGS: [Setting; 20] = [
     setting("chain_url", SettingKind::Text),
     setting("model_path", SettingKind::Text),
     setting("model_id", SettingKind::Text),
+    setting("upstream", SettingKind::Text),
+    setting("upstream_model", SettingKind::Text),
     setting("price_input_nanoton", SettingKind::Number),
     setting("price_output_nanoton", SettingKind::Number),
     setting("slots", SettingKind::Number),
@@ -140,6 +142,15 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_id: Option<String>,
+    /// Worker: a server on this machine (vLLM, SGLang, llama.cpp) that computes the model, like
+    /// http://127.0.0.1:8000/v1; the model's file still judges it [default: compute it here]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Worker: the name under which that server serves the model
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_model: Option<String>,
     /// Worker: price of a prompt token, nanoTON [default: 20]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]

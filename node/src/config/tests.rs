@@ -303,6 +303,43 @@ fn everything_that_is_wrong_is_told_at_once_with_why_and_what_to_do() {
 }
 
 #[test]
+fn an_upstream_server_is_on_the_loopback_and_told_which_model_is_meant() {
+    let world = World::new();
+    let model = world.home.path().join("model.gguf");
+    std::fs::write(&model, "x").unwrap();
+    let with = |url: Option<&str>, name: Option<&str>| {
+        let flags = Flags {
+            upstream: url.map(str::to_owned),
+            upstream_model: name.map(str::to_owned),
+            ..worker(&model)
+        };
+        World::new().flags(flags)
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(
+        problems(&with(Some("http://127.0.0.1:8000/v1"), Some("m"))),
+        none
+    );
+    assert_eq!(
+        problems(&with(Some("http://127.0.0.1:8000/v1"), None)),
+        ["upstream_model"]
+    );
+    assert_eq!(problems(&with(None, Some("m"))), ["upstream_model"]);
+    let elsewhere = with(Some("http://10.0.0.1:8000/v1"), Some("m"));
+    assert_eq!(problems(&elsewhere), ["upstream"]);
+    let said = elsewhere
+        .load()
+        .unwrap()
+        .validate()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("plain text") && said.contains("--upstream"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_role_must_be_chosen_and_a_bootstrap_must_name_its_peer() {
     assert_eq!(problems(&World::new()), ["role"]);
     let nameless = Flags {

@@ -24,7 +24,6 @@ use cocoon_actors::settler::{Settler, Settling};
 use cocoon_actors::supervision::{supervise, supervise_on};
 use cocoon_actors::worker_life::{WorkerLife, live};
 use cocoon_attestation::{Admission, AdmissionConfig, EvidenceSource};
-use cocoon_inference::{BurnEngine, Engine as _};
 use cocoon_protocol::directory::DirectoryConfig;
 use cocoon_protocol::domain::Network;
 use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
@@ -41,6 +40,7 @@ use tracing::info;
 
 use super::WiringError;
 use super::chain::ChainSide;
+use super::engine;
 use super::keys::Keys;
 use crate::config::{Config, NodeRole};
 use crate::trust;
@@ -55,7 +55,7 @@ const OFFER_LIFETIME_MS: u64 = 6_000;
 
 /// A worker's model and where its evidence comes from.
 pub(super) struct LoadedWorker {
-    engine: Arc<BurnEngine>,
+    engine: Arc<dyn cocoon_inference::Engine>,
     source: Arc<dyn EvidenceSource>,
 }
 
@@ -99,29 +99,17 @@ pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWo
     })?;
     let source = evidence_source(config, keys)?;
     info!(model = %path.display(), "loading the model");
-    let file = path.clone();
-    let loading = tokio::task::spawn_blocking(move || {
-        let mut told = 0;
-        BurnEngine::load(&file, &mut |done, total| {
-            let quarter = done.saturating_mul(4).checked_div(total).unwrap_or(4);
-            if quarter > told {
-                told = quarter;
-                info!(percent = quarter * 25, "reading the model");
-            }
-        })
-    });
-    let engine = loading
-        .await
-        .map_err(std::io::Error::other)?
-        .map_err(|source| WiringError::Model { path, source })?;
-    let engine = match &config.model_id {
-        Some(id) => engine.with_id(id.clone()),
-        None => engine,
-    };
+    let engine = engine::load(config, &path).await?;
     let about = engine.describe();
-    info!(model = %about.id, digest = %about.digest, context_tokens = about.context_tokens, "model loaded");
+    info!(
+        model = %about.id,
+        digest = %about.digest,
+        context_tokens = about.context_tokens,
+        runs_on = %about.runs_on,
+        "model loaded"
+    );
     Ok(LoadedWorker {
-        engine: Arc::new(engine),
+        engine,
         source,
     })
 }

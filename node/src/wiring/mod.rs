@@ -10,6 +10,7 @@
 
 mod actors;
 mod chain;
+mod engine;
 mod keys;
 
 use std::net::SocketAddr;
