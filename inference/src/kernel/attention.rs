@@ -8,8 +8,9 @@
 //! of the batch nor on how stripes were given to threads.
 
 use super::{
-    cache::{KvCache, Numbers, PAGE_TOKENS, Sequence},
+    cache::{Element, KvCache, Numbers, PAGE_TOKENS, Sequence},
     lanes::{Isa, Kernel, LANES, Lanes, dispatch, exp, unroll},
+    softmax::{begin, exponentials, merge},
 };
 
 /// Tokens of one stripe.
@@ -138,6 +139,12 @@ impl Attend<'_> {
 /// Where results go; threads write different vectors.
 #[derive(Clone, Copy)]
 pub(super) struct Out(pub(super) *mut f32);
+impl Out {
+    /// The pointer; taken through a method, so that closures hold the whole `Out`, which may be shared.
+    pub(super) fn pointer(self) -> *mut f32 {
+        self.0
+    }
+}
 // SAFETY: no two pieces of work have a vector in common.
 unsafe impl Send for Out {}
 // SAFETY: as above.
@@ -198,28 +205,6 @@ fn sized<const T: usize, const C: usize>(
             },
         ),
         _ => {}
-    }
-}
-
-trait Element: Copy {
-    /// # Safety
-    /// As for [`Lanes`].
-    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F;
-}
-
-impl Element for u16 {
-    #[inline(always)]
-    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F {
-        // SAFETY: 16 halves are 32 bytes; the caller answers for the instructions.
-        unsafe { S::load_half(&std::mem::transmute::<[u16; LANES], [u8; 32]>(*x)) }
-    }
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F {
-        // SAFETY: the caller answers for the instructions.
-        unsafe { S::load(x) }
     }
 }
 
@@ -288,49 +273,18 @@ impl<E: Element, const T: usize, const C: usize> Kernel for Tile<'_, E, T, C> {
     }
 }
 
-/// No tokens yet: largest −∞, sum 0, values 0. A partial result is T largest scores, T sums, T · width values.
-fn begin<const T: usize>(all: &mut [f32]) {
-    all.fill(0.0);
-    all[..T].fill(f32::NEG_INFINITY);
-}
-
-/// Adds the tokens of `one` to those of `all`.
-///
-/// # Safety
-/// As for [`Lanes`].
-#[inline(always)]
-unsafe fn merge<S: Lanes, const T: usize>(width: usize, one: &[f32], all: &mut [f32]) {
-    for t in 0..T {
-        let (theirs, mine) = (one[t], all[t]);
-        if theirs == f32::NEG_INFINITY {
-            continue; // sees nothing of this stripe
-        }
-        let largest = if mine > theirs { mine } else { theirs };
-        // SAFETY: the caller answers for the instructions; both slices have T · (2 + width) numbers.
-        unsafe {
-            let a = exp::<S>(S::splat(mine - largest));
-            let b = exp::<S>(S::splat(theirs - largest));
-            let mut factors = [[0.0; LANES]; 2];
-            S::store(&mut factors[0], a);
-            S::store(&mut factors[1], b);
-            all[t] = largest;
-            all[T + t] = all[T + t] * factors[0][0] + one[T + t] * factors[1][0];
-            let at = 2 * T + t * width;
-            let (from, to) = (&one[at..][..width], &mut all[at..][..width]);
-            for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
-                let sum = S::fma(S::load(to), a, S::mul(S::load(from), b));
-                S::store(to, sum);
-            }
-        }
-    }
-}
-
 impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
     /// The row of the batch and the head of vector `v`.
     fn vector(&self, v: usize) -> (usize, usize) {
         let (group, v) = (self.a.group(), self.item.first + v);
         let row = self.item.sequence.rows.start + v / group;
         (row, self.item.kv_head * group + v % group)
+    }
+
+    /// Where this head's part of a page is, among the parts of all pages.
+    #[inline(always)]
+    fn place(&self, page: u32) -> usize {
+        page as usize * self.a.cache.kv_heads() + self.item.kv_head
     }
 
     /// Copies the queries: column by column for keys kept so, else vector by vector.
@@ -395,7 +349,12 @@ impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
         // SAFETY: `check` has seen that the pages are there; slices are as long as `run` made them.
         unsafe {
             for (page, number) in pages.iter().enumerate().take(end_page).skip(first_page) {
-                self.scores::<S>(*number as usize, q, &mut scores[page * PAGE_TOKENS..]);
+                // Pages lie anywhere, so that no hardware can guess the next one.
+                if let Some(next) = pages.get(page + 1) {
+                    let size = self.a.cache.key_page();
+                    ask::<S, E>(self.keys, self.place(*next) * size, size);
+                }
+                self.scores::<S>(*number, q, &mut scores[page * PAGE_TOKENS..]);
             }
             let (largest, rest) = partial.split_at_mut(T);
             let (sums, values) = rest.split_at_mut(T);
@@ -424,11 +383,10 @@ impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
     /// # Safety
     /// The cache has the page; the processor has the instructions of `S`.
     #[inline(always)]
-    unsafe fn scores<S: Lanes>(&self, page: usize, q: &[f32], scores: &mut [f32]) {
+    unsafe fn scores<S: Lanes>(&self, page: u32, q: &[f32], scores: &mut [f32]) {
         let cache = self.a.cache;
         let size = cache.key_page();
-        let at = (page * cache.kv_heads() + self.item.kv_head) * size;
-        let keys = &self.keys[at..][..size];
+        let keys = &self.keys[self.place(page) * size..][..size];
         // SAFETY: the caller answers for the instructions.
         unsafe {
             let mut sums = [S::splat(0.0); T];
@@ -539,9 +497,15 @@ impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
             let mut sums = [[S::splat(0.0); N]; T];
             let mut token = begin;
             while token < end {
-                let page = pages[token / PAGE_TOKENS] as usize;
-                let at = (page * cache.kv_heads() + self.item.kv_head) * size;
-                let stop = end.min((token / PAGE_TOKENS + 1) * PAGE_TOKENS);
+                let page = token / PAGE_TOKENS;
+                let at = self.place(pages[page]) * size;
+                let stop = end.min((page + 1) * PAGE_TOKENS);
+                if block == 0
+                    && !cache.prefix()
+                    && let Some(next) = pages.get(page + 1)
+                {
+                    ask::<S, E>(self.values, self.place(*next) * size, size);
+                }
                 let rows = self.values[at..][..size].as_chunks::<LANES>().0;
                 let rows = rows.chunks_exact(stride / LANES).skip(token % PAGE_TOKENS);
                 for (row, token) in rows.zip(token..stop) {
@@ -570,32 +534,15 @@ impl<E: Element, const T: usize, const C: usize> Tile<'_, E, T, C> {
     }
 }
 
-/// Turns scores into their exponentials against the largest, which is returned with their sum. Where all are
-/// −∞, the exponentials are 0.
+/// Asks for a page's `size` numbers from `at` on, at most 4 kB of them; the hardware sees to the rest.
 ///
 /// # Safety
-/// As for [`Lanes`]; whole vectors.
+/// As for [`Lanes`].
 #[inline(always)]
-unsafe fn exponentials<S: Lanes>(scores: &mut [f32]) -> (f32, f32) {
-    // SAFETY: every chunk has 16 numbers; the caller answers for the instructions.
-    unsafe {
-        let mut most = S::splat(f32::NEG_INFINITY);
-        let scores = scores.as_chunks_mut::<LANES>().0;
-        for s in scores.iter() {
-            most = S::max(most, S::load(s));
-        }
-        let largest = S::largest(most);
-        if largest == f32::NEG_INFINITY {
-            scores.as_flattened_mut().fill(0.0);
-            return (largest, 0.0);
-        }
-        let most = S::splat(largest);
-        let mut sum = S::splat(0.0);
-        for s in scores {
-            let e = exp::<S>(S::sub(S::load(s), most));
-            S::store(s, e);
-            sum = S::add(sum, e);
-        }
-        (largest, S::sum(sum))
+unsafe fn ask<S: Lanes, E>(numbers: &[E], at: usize, size: usize) {
+    let from = numbers.as_ptr().wrapping_add(at).cast::<u8>();
+    for line in 0..(size * size_of::<E>()).min(4096) / 64 {
+        // SAFETY: the caller answers for the instructions; the address need not be valid.
+        unsafe { S::prefetch(from.wrapping_add(line * 64)) };
     }
 }

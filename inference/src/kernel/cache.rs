@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 
-use super::lanes::LANES;
+use super::{
+    lanes::{LANES, Lanes},
+    store::Zeroed,
+};
 
 /// Tokens of one page.
 pub const PAGE_TOKENS: usize = 16;
@@ -64,16 +67,39 @@ pub struct KvCache {
 
 /// A cache's numbers; zero pages cost no memory until they are written.
 pub(super) enum Numbers {
-    Half(Vec<u16>),
-    Single(Vec<f32>),
+    Half(Zeroed<u16>),
+    Single(Zeroed<f32>),
+}
+
+/// A number as the cache keeps it.
+pub(super) trait Element: Copy {
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F;
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F {
+        // SAFETY: 16 halves are 32 bytes; the caller answers for the instructions.
+        unsafe { S::load_half(&std::mem::transmute::<[u16; LANES], [u8; 32]>(*x)) }
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(x: &[Self; LANES]) -> S::F {
+        // SAFETY: the caller answers for the instructions.
+        unsafe { S::load(x) }
+    }
 }
 
 impl Numbers {
-    fn zeroed(precision: Precision, len: usize) -> Self {
-        match precision {
-            Precision::Half => Self::Half(vec![0; len]),
-            Precision::Single => Self::Single(vec![0.0; len]),
-        }
+    fn zeroed(precision: Precision, len: usize) -> Option<Self> {
+        Some(match precision {
+            Precision::Half => Self::Half(Zeroed::new(len)?),
+            Precision::Single => Self::Single(Zeroed::new(len)?),
+        })
     }
 
     fn copy_within(&mut self, from: Range<usize>, to: usize) {
@@ -88,7 +114,7 @@ impl KvCache {
     /// A cache of `pages` pages. With `prefix`, the first `value_width` columns of a key are its value.
     ///
     /// # Panics
-    /// Where `prefix` is asked for with values wider than keys, or the size overflows.
+    /// Where `prefix` is asked for with values wider than keys, or the system has no memory for the cache.
     pub fn new(
         pages: usize,
         kv_heads: usize,
@@ -101,9 +127,21 @@ impl KvCache {
             !prefix || value_width <= key_width,
             "a value of {value_width} is no prefix of a key of {key_width}"
         );
-        let mut cache = Self {
-            keys: Numbers::zeroed(precision, 0),
-            values: Numbers::zeroed(precision, 0),
+        let stride = |width: usize| width.next_multiple_of(LANES);
+        let key_page = PAGE_TOKENS * if prefix { stride(key_width) } else { key_width };
+        let value_page = PAGE_TOKENS * if prefix { 0 } else { stride(value_width) };
+        let numbers = |of_page: usize| {
+            let len = pages.checked_mul(of_page)?.checked_mul(kv_heads)?;
+            Numbers::zeroed(precision, len)
+        };
+        let (Some(keys), Some(values)) = (numbers(key_page), numbers(value_page)) else {
+            panic!(
+                "no memory for a cache of {pages} pages of {kv_heads} × ({key_page} + {value_page})"
+            );
+        };
+        Self {
+            keys,
+            values,
             pages,
             kv_heads,
             key_width,
@@ -111,19 +149,7 @@ impl KvCache {
             prefix,
             row: vec![],
             row_half: vec![],
-        };
-        let size = |per_page: usize| pages.checked_mul(per_page);
-        let (keys, values) = (
-            size(cache.key_page() * kv_heads),
-            size(cache.value_page() * kv_heads),
-        );
-        assert!(
-            keys.is_some() && values.is_some(),
-            "a cache of {pages} pages is too large"
-        );
-        cache.keys = Numbers::zeroed(precision, keys.unwrap_or(0));
-        cache.values = Numbers::zeroed(precision, values.unwrap_or(0));
-        cache
+        }
     }
 
     /// Pages.

@@ -185,7 +185,6 @@ impl Compute {
         let all_groups: usize = matrix.slabs().iter().map(groups).sum();
         let out = Out(y.as_mut_ptr());
         self.share(chunks * all_groups, &|i| {
-            let out = out;
             let (first_row, mut group) = (i / all_groups * chunk, i % all_groups);
             let end_row = m.min(first_row + chunk);
             for slab in matrix.slabs() {
@@ -202,7 +201,7 @@ impl Compute {
                         first,
                         height,
                         columns,
-                        y: out.0,
+                        y: out.pointer(),
                         stride: rows,
                     }
                 };
@@ -250,7 +249,6 @@ impl Compute {
                 .map(|s| (s.start + s.rows.len()) * s.rows.len());
             let work = tokens.sum::<usize>() * a.heads * a.cache.key_width();
             let all = |i: usize| {
-                let out = out;
                 if let Some(item) = a.item(i) {
                     // SAFETY: checked above.
                     unsafe { attend(self.isa, a, q, item, Task::Whole(out)) };
@@ -272,21 +270,19 @@ impl Compute {
         }
         let to = Out(partials.as_mut_ptr());
         self.share(items * stripes, &|i| {
-            let to = to;
             let (index, stripe) = (i / stripes, i % stripes);
             if let Some(item) = a.item(index)
                 && stripe < a.stripes(&item).len()
             {
                 let number = a.stripes(&item).start + stripe;
-                let task = Task::Stripe(number, Out(to.0.wrapping_add(i * len)));
+                let task = Task::Stripe(number, Out(to.pointer().wrapping_add(i * len)));
                 // SAFETY: checked above; every i has its own `len` numbers of the partial results.
                 unsafe { attend(self.isa, a, q, item, task) };
             }
         });
         self.share(items, &|i| {
-            let (to, out) = (to, out);
             if let Some(item) = a.item(i) {
-                let task = Task::Merge(Out(to.0.wrapping_add(i * stripes * len)), out);
+                let task = Task::Merge(Out(to.pointer().wrapping_add(i * stripes * len)), out);
                 // SAFETY: checked above; the partial results were written, and are only read now.
                 unsafe { attend(self.isa, a, q, item, task) };
             }

@@ -135,7 +135,7 @@ unsafe fn gated<S: Lanes>(gate: Gate, g: S::F, u: S::F) -> S::F {
             Gate::GeluTanh => {
                 let cube = S::mul(S::mul(g, g), g);
                 let z = S::fma(cube, S::splat(0.044_715), g);
-                S::mul(z, S::splat(-1.595_769_1)) // −2 √(2/π)
+                S::mul(z, S::splat(-1.595_769)) // −2 √(2/π)
             }
         };
         let one = S::splat(1.0);

@@ -9,7 +9,7 @@
 //! ├─ pack        a file's blocks → panels of 16 rows      ┐
 //! ├─ matrix      panels in memory (store)                 ├─ product
 //! ├─ activations rows → tiles, quantised to 8 bits        ┘
-//! ├─ cache       pages of keys and values                 ── attention
+//! ├─ cache       pages of keys and values                 ── attention, softmax
 //! └─ elementwise norms, rotations, gates
 //! lanes        sixteen numbers at a time, in which all of them are written:
 //!              scalar (portable), x86_256 (AVX2), x86_512 (AVX-512 VNNI)
@@ -43,6 +43,7 @@ mod pack;
 mod pool;
 mod product;
 mod scalar;
+mod softmax;
 mod store;
 #[cfg(test)]
 mod tests;

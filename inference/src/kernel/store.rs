@@ -87,6 +87,51 @@ impl Store {
     }
 }
 
+/// Numbers for which any bits are a value, zero bits among them, and which need no more than a cache line's
+/// alignment.
+///
+/// # Safety
+/// That is the promise.
+pub(super) unsafe trait Plain: Copy {}
+// SAFETY: any bits are an integer.
+unsafe impl Plain for u16 {}
+// SAFETY: any bits are a float.
+unsafe impl Plain for f32 {}
+
+/// A store of zeroed numbers.
+pub(super) struct Zeroed<E> {
+    store: Store,
+    numbers: std::marker::PhantomData<E>,
+}
+
+impl<E: Plain> Zeroed<E> {
+    /// `len` zeros; `None` where the system has no memory for them.
+    pub(super) fn new(len: usize) -> Option<Self> {
+        Some(Self {
+            store: Store::zeroed(len.checked_mul(size_of::<E>())?)?,
+            numbers: std::marker::PhantomData,
+        })
+    }
+}
+
+impl<E: Plain> std::ops::Deref for Zeroed<E> {
+    type Target = [E];
+    fn deref(&self) -> &[E] {
+        let bytes = self.store.bytes();
+        // SAFETY: whole numbers, aligned, of a type for which any bits are a value.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<E>()) }
+    }
+}
+
+impl<E: Plain> std::ops::DerefMut for Zeroed<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
+        let bytes = self.store.bytes_mut();
+        let len = bytes.len() / size_of::<E>();
+        // SAFETY: as in `deref`; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
