@@ -69,7 +69,9 @@ pub(super) fn named(name: &str) -> Result<Named, EngineError> {
             begins: true,
             ..plain(after(&[LLAMA3], vec![bytes()])?)
         },
-        "qwen2" | "deepseek-r1-qwen" => Named {
+        // DeepSeek's distillate has Qwen's split, but does not compose letters and accents before it.
+        "deepseek-r1-qwen" => plain(after(&[QWEN2], vec![bytes()])?),
+        "qwen2" => Named {
             normalizer: Some(NormalizerWrapper::NFC(NFC)),
             ..plain(after(&[QWEN2], vec![bytes()])?)
         },
