@@ -160,7 +160,8 @@ impl Checkpoint {
     }
 
     /// The keys of Hugging Face's `config.json`. Those of a GGUF file are translated into them. Where
-    /// versions of Hugging Face's libraries differ, they are brought to one form; see [`config`].
+    /// versions of Hugging Face's libraries differ, they are brought to one form: `rope_theta`,
+    /// `rope_scaling` with its `rope_type`, Gemma 3's `rope_local_base_freq` and `layer_types`.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
     }

@@ -38,7 +38,7 @@ pub(super) fn from_scores<'t>(
             });
         }
     }
-    found.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    found.sort_by_key(|&(score, left_bytes, _, _)| (score, left_bytes));
     Ok(found
         .into_iter()
         .map(|(_, _, left, right)| (left.to_owned(), right.to_owned()))
