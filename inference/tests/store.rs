@@ -577,6 +577,11 @@ fn a_repository_that_is_not_there_is_told_with_what_to_do() {
             .to_string()
             .contains("the hub does not answer")
     );
+    assert_eq!(
+        world.files(),
+        [""; 0],
+        "nothing is left that nobody could use"
+    );
 }
 
 #[test]

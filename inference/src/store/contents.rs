@@ -93,7 +93,7 @@ impl Contents {
     /// Tokens of all conversations together that a cache can hold beside the weights in this much memory.
     #[must_use]
     pub fn tokens_in(&self, memory_bytes: u64) -> u64 {
-        let free = memory_bytes / 100 * LEFT_FREE_PERCENT;
+        let free = (memory_bytes / 100).saturating_mul(LEFT_FREE_PERCENT);
         memory_bytes
             .saturating_sub(free)
             .saturating_sub(self.weights_bytes)

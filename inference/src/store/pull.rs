@@ -78,7 +78,24 @@ impl Staging {
         Ok(content)
     }
 
-    fn remove(self) {
+    /// Whether there is anything in it that another attempt could use.
+    fn has_something(&self) -> bool {
+        let filled = |folder: PathBuf| {
+            std::fs::read_dir(folder).is_ok_and(|mut entries| {
+                entries.any(|entry| {
+                    let path = entry.map(|entry| entry.path());
+                    path.is_ok_and(|path| {
+                        path.is_file()
+                            || std::fs::read_dir(path)
+                                .is_ok_and(|mut inside| inside.next().is_some())
+                    })
+                })
+            })
+        };
+        filled(self.folder.join("content")) || filled(self.folder.join("wheels"))
+    }
+
+    fn remove(&self) {
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
             tracing::warn!(%error, folder = %self.folder.display(), "a download's folder stays behind");
         }
@@ -104,6 +121,25 @@ impl Store {
             }
         }
         let staging = Staging::open(self, &wanted.source)?;
+        let fetched = self.fetch(&staging, wanted, hub, watch);
+        match &fetched {
+            // What broke off is kept for the next attempt.
+            Err(
+                StoreError::Download { .. } | StoreError::Package { .. } | StoreError::Io { .. },
+            ) if staging.has_something() => {}
+            _ => staging.remove(),
+        }
+        fetched
+    }
+
+    /// Fetches into the staging folder, and from there into the store.
+    fn fetch(
+        &self,
+        staging: &Staging,
+        wanted: &Pull,
+        hub: &Hub,
+        watch: Watch<'_>,
+    ) -> Result<Pulled, StoreError> {
         let content = staging.content()?;
         let mut source = wanted.source.to_string();
         let mut digest = wanted.digest;
@@ -140,20 +176,10 @@ impl Store {
                 fetched.path
             }
         };
-        let found = match open(&path, watch) {
-            Ok(found) => found,
-            Err(error) => {
-                staging.remove();
-                return Err(error);
-            }
-        };
-        if let Err(error) = check(&wanted.source, Some(found), digest) {
-            staging.remove();
-            return Err(error);
-        }
+        let found = open(&path, watch)?;
+        check(&wanted.source, Some(found), digest)?;
         let name = name_for(&path, wanted)?;
         if let Some(pulled) = self.there(&name, found, watch)? {
-            staging.remove();
             return Ok(pulled);
         }
         protect(&path)?;
@@ -165,7 +191,6 @@ impl Store {
         // The record first: a model that is seen has one.
         Record::now(source, found, bytes_of(&entrance(&path))?).write(&self.record_path(&name))?;
         std::fs::rename(&path, &target).map_err(StoreError::io("name", &target))?;
-        staging.remove();
         self.pulled(&name, found, false)
     }
 

@@ -7,8 +7,11 @@
 //! the server counts the end-of-turn token and the tokens of a stop string, which are not in the text, and a
 //! model that samples does not always spell a word with the fewest tokens. So more tokens than ours are
 //! borne by the operator, up to [`most`]; fewer than ours beyond [`slack`] mean another tokenizer or text
-//! that was not generated, and are an error. Until the end the running count stays behind by [`slack`], so
-//! that nobody has paid more than the smaller count when it is known.
+//! that was not generated, and are an error.
+//!
+//! Until the end each piece of text is reported as one token, which it is at least, and the words that are
+//! certain as what they have, less [`slack`]. A server that breaks its text into more pieces than it counts
+//! tokens is an error too.
 
 use super::tokens::Tokens;
 use crate::EngineError;
@@ -56,13 +59,16 @@ impl Counter {
         }
     }
 
-    /// Tokens of which it is certain that they were generated.
-    pub(super) const fn settled(&self) -> u32 {
-        self.settled
+    /// Tokens that were surely generated: those reported, and those of the words that are complete.
+    pub(super) fn generated(&self) -> u32 {
+        self.settled.max(self.reported)
     }
 
-    /// Adds text and gives back the tokens to report with it.
+    /// Adds text and gives back the tokens to report with it: at least one, if there is any text.
     pub(super) fn push(&mut self, text: &str, tokens: &dyn Tokens) -> Result<u32, EngineError> {
+        if text.is_empty() {
+            return Ok(0);
+        }
         self.tail.push_str(text);
         if let Some(border) = border(&self.tail) {
             let rest = self.tail.split_off(border);
@@ -70,7 +76,7 @@ impl Counter {
             self.settle(&word, tokens)?;
         }
         let certain = self.settled.saturating_sub(slack(self.settled));
-        Ok(self.report(certain))
+        Ok(self.report(certain.max(self.reported.saturating_add(1))))
     }
 
     /// The tokens to report with the last step, when the server counted `theirs` in all.
@@ -82,8 +88,9 @@ impl Counter {
         let tail = std::mem::take(&mut self.tail);
         self.settle(&tail, tokens)?;
         let ours = self.settled;
-        let theirs = theirs.unwrap_or(ours);
-        if theirs < ours.saturating_sub(slack(ours)) || theirs > most(ours) {
+        let theirs = theirs.unwrap_or(ours.max(self.reported));
+        let least = ours.saturating_sub(slack(ours)).max(self.reported);
+        if !(least..=most(ours)).contains(&theirs) {
             return Ok(Err(Miscount { ours, theirs }));
         }
         if theirs > ours.saturating_add(slack(ours)) {
@@ -184,10 +191,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_text_in_more_pieces_than_tokens_is_told() {
+        let mut counter = Counter::new();
+        for piece in ["w", "o", "r", "d"] {
+            counter.push(piece, &Words).unwrap();
+        }
+        assert_eq!(
+            counter.finish(Some(1), &Words).unwrap(),
+            Err(Miscount { ours: 1, theirs: 1 })
+        );
+    }
+
     proptest! {
         #[test]
-        fn no_prefix_of_the_steps_reports_more_than_the_smaller_count(
-            words in 0u32..400, below in 0u32..8, size in 1usize..9,
+        fn token_by_token_every_piece_is_one_and_the_sum_is_the_count(words in 1u32..400) {
+            let mut counter = Counter::new();
+            let mut sum = 0;
+            for n in 0..words {
+                let tokens = counter.push(&format!(" w{n}"), &Words).unwrap();
+                prop_assert_eq!(tokens, 1);
+                sum += tokens;
+            }
+            sum += counter.finish(Some(words + 1), &Words).unwrap().unwrap();
+            prop_assert_eq!(sum, words);
+        }
+
+        #[test]
+        fn in_large_pieces_no_step_reports_more_than_the_smaller_count(
+            words in 40u32..400, below in 0u32..8, size in 20usize..90,
         ) {
             let text: String = (0..words).map(|n| format!("w{n} ")).collect();
             let text = text.trim_end();

@@ -87,7 +87,8 @@ pub(super) fn body(
             put("min_p", json!(params.min_p));
             put("repeat_penalty", json!(params.repetition_penalty));
             // Penalties look at everything, not at the last 64 tokens.
-            put("repeat_last_n", json!(-1));
+            let all = (prompt.len() as u64).saturating_add(max_tokens.into());
+            put("repeat_last_n", json!(all));
         }
         Flavour::Vllm | Flavour::Sglang => {
             put("top_k", top_k);
@@ -217,7 +218,7 @@ mod tests {
                 &body["repeat_penalty"],
                 &body["repeat_last_n"]
             ],
-            [&json!(-1), &json!(0.0), &json!(1.0), &json!(-1)]
+            [&json!(-1), &json!(0.0), &json!(1.0), &json!(2)]
         );
         assert_eq!(body.get("seed"), None);
     }

@@ -210,7 +210,7 @@ impl UpstreamGeneration {
     fn count(&mut self, text: &str) -> Result<u32, EngineError> {
         let tokens = self.counter.push(text, self.shared.tokens.as_ref())?;
         let most = super::count::most(self.max_tokens);
-        if self.counter.settled() > most {
+        if self.counter.generated() > most {
             return Err(UpstreamError::TooMuch {
                 address: self.shared.link.address(),
                 what: "tokens",

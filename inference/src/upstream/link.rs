@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use ureq::{Agent, Body, BodyReader, SendBody, Timeout, http::Response};
+use ureq::{Agent, Body, BodyReader, Timeout, http::Response};
 
 use super::reply::reason;
 use super::{LoopbackUrl, UpstreamError};
@@ -107,9 +107,10 @@ impl Link {
     ) -> Result<Option<T>, UpstreamError> {
         match self.send(self.url.beside(endpoint), body) {
             Ok(response) => self.document(response, limit).map(Some),
-            Err(UpstreamError::Refused { status, .. }) if matches!(status, 404 | 405 | 501) => {
-                Ok(None)
-            }
+            Err(UpstreamError::Refused {
+                status: 404 | 405 | 501,
+                ..
+            }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -138,7 +139,7 @@ impl Link {
         }
         let bytes = body.to_string().into_bytes();
         let response = request
-            .send(SendBody::from_owned_reader(std::io::Cursor::new(bytes)))
+            .send(bytes.as_slice())
             .map_err(|error| self.failed(error))?;
         self.accepted(response)
     }

@@ -37,10 +37,10 @@ fn refusal(config: UpstreamConfig) -> UpstreamError {
 fn an_answer_comes_with_its_text_its_tokens_and_its_reason() {
     let fake = serve(|stream, _| {
         begin(stream);
-        for piece in ["one", " two th", "ree four", " five"] {
+        for piece in ["one", " two si", "x four", " five"] {
             text(stream, piece);
         }
-        end(stream, "stop", 4, 24);
+        end(stream, "stop", 4, 22);
     });
     let engine = engine(&fake);
     assert_eq!(
@@ -51,9 +51,9 @@ fn an_answer_comes_with_its_text_its_tokens_and_its_reason() {
     let (steps, error) = steps(&engine, greedy());
     assert!(error.is_none(), "{error:?}");
     let said: String = steps.iter().map(|step| step.text.as_str()).collect();
-    assert_eq!(said, "one two three four five");
+    assert_eq!(said, "one two six four five");
     // A byte is a token in the tiny model; the end of turn, which the server counts, is not in the text.
-    assert_eq!(steps.iter().map(|step| step.tokens).sum::<u32>(), 23);
+    assert_eq!(steps.iter().map(|step| step.tokens).sum::<u32>(), 21);
     assert_eq!(steps.last().unwrap().finish, Some(FinishReason::Stop));
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cocoon_inference::upstream::{
     LocalModel, LoopbackUrl, Patience, UpstreamConfig, UpstreamEngine,
 };
-use cocoon_inference::{BurnEngine, Engine, EngineError};
+use cocoon_inference::{BurnEngine, Engine, EngineError, EngineOptions};
 use tracing::info;
 
 use super::WiringError;
@@ -59,7 +59,7 @@ fn open(
             None => Arc::new(engine),
         });
     }
-    let engine = BurnEngine::load(path, &mut tell)?;
+    let engine = BurnEngine::load(path, &EngineOptions::default(), &mut tell)?;
     Ok(match id {
         Some(id) => Arc::new(engine.with_id(id)),
         None => Arc::new(engine),
