@@ -10,7 +10,12 @@ use crate::evidence::{
     EvidenceBundle, EvidenceReply, EvidenceRequest, MAX_EVIDENCE_BYTES, MAX_QUOTE_BYTES,
 };
 use crate::ids::{Digest, Keypair, OfferId, PublicKey32};
-use crate::job::{ClientFrame, JobRequest, MAX_CHAT_BYTES, MAX_CLIENT_FRAME_BYTES, WorkerFrame};
+use crate::job::{
+    ClientFrame, FRAME_TOKENS, FinishReason, JobRequest, LEAST_LOGPROB, MAX_CHAT_BYTES,
+    MAX_CHOICES, MAX_CLIENT_FRAME_BYTES, MAX_FRAME_TOKENS, MAX_LOGPROB_TOKEN_BYTES, MAX_TEXT_BYTES,
+    MAX_TOKENS_BODY_BYTES, MAX_TOP_LOGPROBS, MAX_WORKER_FRAME_BYTES, PositionLogprobs,
+    TokenLogprob, Tokens, WorkerFrame,
+};
 use crate::negotiation::{self, Decline, Offer, QuoteReply, QuoteRequest, decode_offer};
 use crate::receipt::{Receipt, SignedReceipt};
 use crate::samples::*;
@@ -196,6 +201,12 @@ fn any_bytes_may_come_as_a_workers_frame() {
             )
         })));
     }
+    fuzz::<WorkerFrame>(&WorkerFrame::Tokens(Tokens {
+        choice: 3,
+        finish: Some(FinishReason::Length),
+        logprobs: vec![position(2, b"word"); 3],
+        ..Tokens::of("some words", 3)
+    }));
 }
 #[test]
 fn any_bytes_may_come_as_a_receipt() {
@@ -462,6 +473,124 @@ fn a_chat_request_is_text_of_bounded_size() {
     );
 }
 
+fn position(top: usize, token: &[u8]) -> PositionLogprobs {
+    PositionLogprobs {
+        chosen: TokenLogprob::new(token.to_vec(), -0.5),
+        top: vec![TokenLogprob::new(token.to_vec(), -1.5); top],
+    }
+}
+
+#[test]
+fn tokens_of_one_answer_are_spelled_as_they_were_before_there_could_be_more() {
+    let frame = WorkerFrame::Tokens(Tokens::of("hi", 2)).encode();
+    assert_eq!(hex::encode(frame), "12060a0268691002");
+    let more = Tokens {
+        choice: 1,
+        finish: Some(FinishReason::Stop),
+        logprobs: vec![position(1, b"h")],
+        ..Tokens::of("hi", 2)
+    };
+    // Field 5 holds the chosen token (field 1) and one alternative (field 2), each with a float.
+    assert_eq!(
+        hex::encode(WorkerFrame::Tokens(more).encode()),
+        "12200a0268691002180120012a140a080a016815000000bf12080a0168150000c0bf"
+    );
+}
+
+#[test]
+fn the_largest_body_of_tokens_fits_its_frame() {
+    let largest = position(MAX_TOP_LOGPROBS, &[b'x'; MAX_LOGPROB_TOKEN_BYTES]);
+    let room = MAX_TOKENS_BODY_BYTES - largest.most_bytes();
+    assert!(
+        room > MAX_LOGPROB_TOKEN_BYTES,
+        "not even one token's text fits"
+    );
+    let tokens = Tokens {
+        choice: MAX_CHOICES - 1,
+        finish: Some(FinishReason::Length),
+        logprobs: vec![largest],
+        ..Tokens::of("t".repeat(room.min(MAX_TEXT_BYTES)), MAX_FRAME_TOKENS)
+    };
+    let frame = WorkerFrame::Tokens(tokens);
+    let bytes = frame.encode();
+    assert!(bytes.len() <= MAX_WORKER_FRAME_BYTES, "{}", bytes.len());
+    assert_eq!(WorkerFrame::decode(&bytes).unwrap(), frame);
+    // What `most_bytes` says is no less than what it takes, for tokens of every length.
+    for length in [0, 1, 100, 127, 128, 300, MAX_LOGPROB_TOKEN_BYTES] {
+        for top in [0, 1, MAX_TOP_LOGPROBS] {
+            let position = position(top, &vec![b'x'; length]);
+            let bytes = |count: usize| {
+                let logprobs = vec![position.clone(); count];
+                let tokens = Tokens {
+                    logprobs,
+                    ..Tokens::of("", 1)
+                };
+                encode(&WorkerFrame::Tokens(tokens)).len()
+            };
+            assert!(bytes(2) - bytes(1) <= position.most_bytes() + 2);
+        }
+    }
+    let usual = position(MAX_TOP_LOGPROBS, b" usual");
+    let frame = usize::try_from(FRAME_TOKENS).unwrap() * usual.most_bytes();
+    assert!(
+        frame < MAX_TOKENS_BODY_BYTES,
+        "usual tokens need more frames"
+    );
+}
+
+#[test]
+fn tokens_beyond_a_bound_are_refused_by_name() {
+    type Spoil = fn(&mut Tokens);
+    let spoil: [(&str, Spoil); 9] = [
+        ("tokens.text", |t| t.text = "x".repeat(MAX_TEXT_BYTES + 1)),
+        ("tokens.tokens", |t| t.tokens = MAX_FRAME_TOKENS + 1),
+        ("tokens.choice", |t| t.choice = MAX_CHOICES),
+        ("tokens.finish", |t| {
+            t.finish = Some(FinishReason::Cancelled)
+        }),
+        ("tokens.logprobs", |t| {
+            t.logprobs = vec![position(0, b""); 65];
+        }),
+        ("tokens.logprobs.top", |t| {
+            t.logprobs = vec![position(MAX_TOP_LOGPROBS + 1, b"")];
+        }),
+        ("tokens.logprobs.token", |t| {
+            t.logprobs = vec![position(0, b"")];
+            t.logprobs[0].chosen.token = vec![0; MAX_LOGPROB_TOKEN_BYTES + 1];
+        }),
+        ("tokens.logprobs.logprob", |t| {
+            t.logprobs = vec![position(1, b"")];
+            t.logprobs[0].top[0].logprob = f32::NAN;
+        }),
+        ("tokens.logprobs.logprob", |t| {
+            t.logprobs = vec![position(0, b"")];
+            t.logprobs[0].chosen.logprob = 0.1;
+        }),
+    ];
+    for (name, spoil) in spoil {
+        let mut tokens = Tokens::of("hi", 2);
+        spoil(&mut tokens);
+        let refused = WorkerFrame::decode(&encode(&WorkerFrame::Tokens(tokens))).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains(&format!("WorkerFrame.{name} ")), "{text}");
+    }
+}
+
+#[test]
+fn no_engines_number_makes_a_log_probability_that_nobody_may_send() {
+    for (said, told) in [
+        (-0.25, -0.25),
+        (1e-7, 0.0),
+        (f32::NEG_INFINITY, LEAST_LOGPROB),
+        (f32::NAN, LEAST_LOGPROB),
+        (f32::INFINITY, 0.0),
+    ] {
+        let candidate = TokenLogprob::new(vec![0; 10_000], said);
+        assert_eq!(candidate.logprob, told);
+        assert_eq!(candidate.token.len(), MAX_LOGPROB_TOKEN_BYTES);
+    }
+}
+
 #[test]
 fn debug_output_of_frames_holds_no_content() {
     let job = ClientFrame::Job(JobRequest {
@@ -470,12 +599,23 @@ fn debug_output_of_frames_holds_no_content() {
         channel: address(3),
         chat: b"planted-secret".to_vec(),
     });
-    let tokens = WorkerFrame::Tokens {
-        text: "planted-secret".to_owned(),
-        tokens: 3,
-    };
+    let tokens = WorkerFrame::Tokens(Tokens::of("planted-secret", 3));
     assert!(!format!("{job:?}{tokens:?}").contains("planted"));
     assert_eq!(format!("{tokens:?}"), "Tokens(3 tokens, 14 bytes)");
+    let likely = WorkerFrame::Tokens(Tokens {
+        choice: 2,
+        finish: Some(FinishReason::Stop),
+        logprobs: vec![position(2, b"planted-secret")],
+        ..Tokens::default()
+    });
+    assert_eq!(
+        format!("{likely:?}{:?}", position(1, b"planted-secret")),
+        "Tokens(0 tokens, 0 bytes, 1 positions, choice 2, Stop)PositionLogprobs(1 alternatives)"
+    );
+    assert_eq!(
+        format!("{:?}", position(1, b"abc").chosen),
+        "TokenLogprob(3 bytes)"
+    );
 }
 
 #[test]

@@ -28,6 +28,17 @@ pub const MAX_TEXT_BYTES: usize = 16 * 1024;
 pub const MAX_FRAME_TOKENS: u32 = 64;
 /// Most bytes of an error's message.
 pub const MAX_ERROR_MESSAGE_BYTES: usize = 512;
+/// Answers that one job may ask for.
+pub const MAX_CHOICES: u8 = 8;
+/// Alternatives at one position of an answer.
+pub const MAX_TOP_LOGPROBS: usize = 20;
+/// Most bytes of a token of which a log-probability is told.
+pub const MAX_LOGPROB_TOKEN_BYTES: usize = 512;
+/// The log-probability of what is as good as impossible, as in OpenAI's API; none is lower.
+pub const LEAST_LOGPROB: f32 = -9999.0;
+/// Most bytes that a worker puts into a frame's text and log-probabilities together, so that the frame stays
+/// below [`MAX_WORKER_FRAME_BYTES`] with all that is around them.
+pub const MAX_TOKENS_BODY_BYTES: usize = 19 * 1024;
 /// Tokens that a worker puts in one frame, except where text has to be flushed. Together with the
 /// session's padding this hides almost all that lengths tell.
 pub const FRAME_TOKENS: u32 = 8;
@@ -41,7 +52,8 @@ pub struct JobRequest {
     pub offer: OfferId,
     /// The channel from this client to this worker.
     pub channel: TonAddress,
-    /// Body of an OpenAI chat completion request: JSON in UTF-8, at most [`MAX_CHAT_BYTES`].
+    /// What is asked, JSON in UTF-8, at most [`MAX_CHAT_BYTES`]: the body of an OpenAI chat completion
+    /// request, or texts to be embedded.
     pub chat: Vec<u8>,
 }
 
@@ -70,8 +82,117 @@ pub enum ClientFrame {
     Done,
 }
 
+/// More of an answer.
+#[derive(Clone, Default, PartialEq)]
+pub struct Tokens {
+    /// Whole characters, at most [`MAX_TEXT_BYTES`].
+    pub text: String,
+    /// Tokens to pay, at most [`MAX_FRAME_TOKENS`]; none if this is text held back earlier.
+    pub tokens: u32,
+    /// Which of several answers this belongs to, below [`MAX_CHOICES`].
+    pub choice: u8,
+    /// In the last frame of each of several answers: why it ends. Never [`FinishReason::Cancelled`].
+    pub finish: Option<FinishReason>,
+    /// For the tokens in turn, at most [`MAX_FRAME_TOKENS`], if they were asked for.
+    pub logprobs: Vec<PositionLogprobs>,
+}
+
+impl Tokens {
+    /// Text of a job's only answer.
+    #[must_use]
+    pub fn of(text: impl Into<String>, tokens: u32) -> Self {
+        Self {
+            text: text.into(),
+            tokens,
+            ..Self::default()
+        }
+    }
+}
+
+/// The log-probabilities at one position of an answer.
+#[derive(Clone, Default, PartialEq)]
+pub struct PositionLogprobs {
+    /// The token that was chosen.
+    pub chosen: TokenLogprob,
+    /// The likeliest, likeliest first; at most [`MAX_TOP_LOGPROBS`].
+    pub top: Vec<TokenLogprob>,
+}
+
+/// A token that could stand at a position, and how likely it was.
+#[derive(Clone, Default, PartialEq)]
+pub struct TokenLogprob {
+    /// What it says: at most [`MAX_LOGPROB_TOKEN_BYTES`], not always whole characters.
+    pub token: Vec<u8>,
+    /// Natural logarithm of its probability, [`LEAST_LOGPROB`] to 0.
+    pub logprob: f32,
+}
+
+impl TokenLogprob {
+    /// What a worker tells of a token: numbers and bytes beyond the limits are brought within them.
+    #[must_use]
+    pub fn new(mut token: Vec<u8>, logprob: f32) -> Self {
+        token.truncate(MAX_LOGPROB_TOKEN_BYTES);
+        // NaN, which no engine should say, is no likelihood either.
+        let logprob = if logprob >= LEAST_LOGPROB {
+            logprob.min(0.0)
+        } else {
+            LEAST_LOGPROB
+        };
+        Self { token, logprob }
+    }
+}
+
+impl PositionLogprobs {
+    /// No fewer bytes than it takes in a frame.
+    #[must_use]
+    pub fn most_bytes(&self) -> usize {
+        /// Tags, lengths, and the number.
+        const AROUND: usize = 12;
+        let candidates = self.top.iter().chain([&self.chosen]);
+        candidates.fold(AROUND, |sum, each| {
+            sum.saturating_add(each.token.len()).saturating_add(AROUND)
+        })
+    }
+}
+
+/// Sizes only, never content.
+impl std::fmt::Debug for PositionLogprobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PositionLogprobs({} alternatives)", self.top.len())
+    }
+}
+
+/// Sizes only, never content.
+impl std::fmt::Debug for TokenLogprob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TokenLogprob({} bytes)", self.token.len())
+    }
+}
+
+/// Sizes only, never content.
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Tokens({} tokens, {} bytes",
+            self.tokens,
+            self.text.len()
+        )?;
+        if !self.logprobs.is_empty() {
+            write!(f, ", {} positions", self.logprobs.len())?;
+        }
+        if self.choice > 0 || self.finish.is_some() {
+            write!(f, ", choice {}", self.choice)?;
+        }
+        if let Some(finish) = self.finish {
+            write!(f, ", {finish:?}")?;
+        }
+        f.write_str(")")
+    }
+}
+
 /// What a worker says.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum WorkerFrame {
     /// The job is taken; generation begins.
     Accepted {
@@ -81,12 +202,7 @@ pub enum WorkerFrame {
         paid_so_far: NanoTon,
     },
     /// More of the answer.
-    Tokens {
-        /// Whole characters, at most [`MAX_TEXT_BYTES`].
-        text: String,
-        /// Tokens to pay, at most [`MAX_FRAME_TOKENS`]; none if this is text held back earlier.
-        tokens: u32,
-    },
+    Tokens(Tokens),
     /// The end, as it should be.
     Finished {
         /// Why the answer ends here.
@@ -114,9 +230,7 @@ impl std::fmt::Debug for WorkerFrame {
                 f,
                 "Accepted({prompt_tokens} prompt tokens, {paid_so_far} paid)"
             ),
-            Self::Tokens { text, tokens } => {
-                write!(f, "Tokens({tokens} tokens, {} bytes)", text.len())
-            }
+            Self::Tokens(tokens) => std::fmt::Debug::fmt(tokens, f),
             Self::Finished { finish, .. } => write!(f, "Finished({finish:?})"),
             Self::Failed { error, receipt } => {
                 write!(f, "Failed({error:?}, receipt: {})", receipt.is_some())
@@ -205,6 +319,8 @@ codes! {
     Internal = "internal",
     /// The worker is going down.
     ShuttingDown = "shutting_down",
+    /// This worker's engine cannot do what is asked; another's may.
+    Unsupported = "unsupported",
 }
 
 /// How a job ended, at one end. Exactly one per job and end.
@@ -329,9 +445,14 @@ impl Wire for WorkerFrame {
                 prompt_tokens: *prompt_tokens,
                 paid_so_far: paid_so_far.nano(),
             }),
-            Self::Tokens { text, tokens } => WorkerBody::Tokens(proto::Tokens {
-                text: text.clone(),
-                tokens: *tokens,
+            Self::Tokens(tokens) => WorkerBody::Tokens(proto::Tokens {
+                text: tokens.text.clone(),
+                tokens: tokens.tokens,
+                choice: u32::from(tokens.choice),
+                finish: tokens
+                    .finish
+                    .map_or(0, |finish| Ending::from(finish).to_proto().into()),
+                logprobs: tokens.logprobs.iter().map(position_to_proto).collect(),
             }),
             Self::Finished { finish, receipt } => WorkerBody::Finished(proto::Finished {
                 finish: Ending::from(*finish).to_proto().into(),
@@ -352,17 +473,7 @@ impl Wire for WorkerFrame {
                 prompt_tokens: accepted.prompt_tokens,
                 paid_so_far: NanoTon::from_nano(accepted.paid_so_far),
             },
-            WorkerBody::Tokens(tokens) => {
-                field::<Self>("tokens.text").at_most(tokens.text.len(), MAX_TEXT_BYTES)?;
-                Self::Tokens {
-                    text: tokens.text,
-                    tokens: field::<Self>("tokens.tokens").within(
-                        tokens.tokens,
-                        0,
-                        i128::from(MAX_FRAME_TOKENS),
-                    )?,
-                }
-            }
+            WorkerBody::Tokens(tokens) => Self::Tokens(tokens_from_proto(tokens)?),
             WorkerBody::Finished(finished) => {
                 let receipt = field::<Self>("finished.receipt").required(finished.receipt)?;
                 Self::Finished {
@@ -385,6 +496,83 @@ impl Wire for WorkerFrame {
             }
         })
     }
+}
+
+fn position_to_proto(position: &PositionLogprobs) -> proto::PositionLogprobs {
+    let candidate = |each: &TokenLogprob| proto::TokenLogprob {
+        token: each.token.clone(),
+        logprob: each.logprob,
+    };
+    proto::PositionLogprobs {
+        chosen: Some(candidate(&position.chosen)),
+        top: position.top.iter().map(candidate).collect(),
+    }
+}
+
+fn tokens_from_proto(proto: proto::Tokens) -> Result<Tokens, WireError> {
+    let finish = field::<WorkerFrame>("tokens.finish");
+    let most = usize::try_from(MAX_FRAME_TOKENS).unwrap_or(usize::MAX);
+    field::<WorkerFrame>("tokens.text").at_most(proto.text.len(), MAX_TEXT_BYTES)?;
+    field::<WorkerFrame>("tokens.logprobs").at_most(proto.logprobs.len(), most)?;
+    Ok(Tokens {
+        text: proto.text,
+        tokens: field::<WorkerFrame>("tokens.tokens").within(
+            proto.tokens,
+            0,
+            i128::from(MAX_FRAME_TOKENS),
+        )?,
+        choice: field::<WorkerFrame>("tokens.choice").within(
+            proto.choice,
+            0,
+            i128::from(MAX_CHOICES.saturating_sub(1)),
+        )?,
+        finish: match proto.finish {
+            0 => None,
+            value => match finish_from_proto(value) {
+                Some(FinishReason::Cancelled) | None => return Err(finish.unknown(value)),
+                known => known,
+            },
+        },
+        logprobs: proto
+            .logprobs
+            .into_iter()
+            .map(position_from_proto)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn position_from_proto(proto: proto::PositionLogprobs) -> Result<PositionLogprobs, WireError> {
+    let chosen = field::<WorkerFrame>("tokens.logprobs.chosen").required(proto.chosen)?;
+    field::<WorkerFrame>("tokens.logprobs.top").at_most(proto.top.len(), MAX_TOP_LOGPROBS)?;
+    Ok(PositionLogprobs {
+        chosen: candidate_from_proto(chosen)?,
+        top: proto
+            .top
+            .into_iter()
+            .map(candidate_from_proto)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn candidate_from_proto(proto: proto::TokenLogprob) -> Result<TokenLogprob, WireError> {
+    field::<WorkerFrame>("tokens.logprobs.token")
+        .at_most(proto.token.len(), MAX_LOGPROB_TOKEN_BYTES)?;
+    // Written so that NaN is refused.
+    if !(LEAST_LOGPROB..=0.0).contains(&proto.logprob) {
+        #[allow(clippy::cast_possible_truncation)]
+        let value = proto.logprob as i128;
+        return Err(WireError::OutOfRange {
+            message: WorkerFrame::NAME,
+            field: "tokens.logprobs.logprob",
+            value,
+            low: -9999,
+            high: 0,
+        });
+    }
+    Ok(TokenLogprob {
+        token: proto.token,
+        logprob: proto.logprob,
+    })
 }
 
 fn finish_from_proto(value: i32) -> Option<FinishReason> {

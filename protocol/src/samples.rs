@@ -5,7 +5,8 @@ use crate::Advert;
 use crate::evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
 use crate::ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 use crate::job::{
-    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, MAX_FRAME_TOKENS, WorkerFrame,
+    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, LEAST_LOGPROB, MAX_CHOICES,
+    MAX_FRAME_TOKENS, PositionLogprobs, TokenLogprob, Tokens, WorkerFrame,
 };
 use crate::negotiation::{Decline, Offer, QuoteReply, QuoteRequest, Refusal};
 use crate::receipt::{Ending, Receipt, SignedReceipt};
@@ -320,6 +321,37 @@ pub(crate) fn any_client_frame() -> impl Strategy<Value = ClientFrame> {
     ]
 }
 
+fn any_candidate() -> impl Strategy<Value = TokenLogprob> {
+    (vec(any::<u8>(), 0..=12), LEAST_LOGPROB..=0.0)
+        .prop_map(|(token, logprob)| TokenLogprob { token, logprob })
+}
+
+pub(crate) fn any_position() -> impl Strategy<Value = PositionLogprobs> {
+    (any_candidate(), vec(any_candidate(), 0..=4))
+        .prop_map(|(chosen, top)| PositionLogprobs { chosen, top })
+}
+
+pub(crate) fn any_tokens() -> impl Strategy<Value = Tokens> {
+    let finish = proptest::option::of(prop_oneof![
+        Just(FinishReason::Stop),
+        Just(FinishReason::Length)
+    ]);
+    (
+        "\\PC{0,100}",
+        0..=MAX_FRAME_TOKENS,
+        0..MAX_CHOICES,
+        finish,
+        vec(any_position(), 0..=4),
+    )
+        .prop_map(|(text, tokens, choice, finish, logprobs)| Tokens {
+            text,
+            tokens,
+            choice,
+            finish,
+            logprobs,
+        })
+}
+
 pub(crate) fn any_worker_frame() -> impl Strategy<Value = WorkerFrame> {
     let finish = prop_oneof![
         Just(FinishReason::Stop),
@@ -335,8 +367,7 @@ pub(crate) fn any_worker_frame() -> impl Strategy<Value = WorkerFrame> {
                 paid_so_far,
             }
         }),
-        ("\\PC{0,100}", 0..=MAX_FRAME_TOKENS)
-            .prop_map(|(text, tokens)| WorkerFrame::Tokens { text, tokens }),
+        any_tokens().prop_map(WorkerFrame::Tokens),
         (finish, any_signed_receipt())
             .prop_map(|(finish, receipt)| WorkerFrame::Finished { finish, receipt }),
         (error, proptest::option::of(any_signed_receipt()))

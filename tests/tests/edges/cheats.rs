@@ -8,6 +8,7 @@ use cocoon_actors::job::pipe::{Pipe, Received};
 use cocoon_actors::port::SessionStream;
 use cocoon_attestation::{EvidenceSource as _, SimulatedSource, Trust};
 use cocoon_protocol::evidence::Claims;
+use cocoon_protocol::job::Tokens;
 use cocoon_protocol::negotiation::{Offer, QuoteReply};
 use cocoon_protocol::receipt::{Ending, Receipt};
 use cocoon_protocol::session::{EnclaveSecrets, SessionBinding};
@@ -297,13 +298,8 @@ impl Job {
         request: &JobRequest,
         pipe: &mut Pipe,
     ) -> Result<(), Broken> {
-        let tokens = |text: &str, tokens: u32| {
-            WorkerFrame::Tokens {
-                text: text.to_owned(),
-                tokens,
-            }
-            .encode()
-        };
+        let tokens =
+            |text: &str, tokens: u32| WorkerFrame::Tokens(Tokens::of(text, tokens)).encode();
         match self.cheat {
             Cheat::GarbageInTheTunnel => {
                 pipe.send(&garbage(300)).await?;

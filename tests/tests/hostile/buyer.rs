@@ -299,9 +299,9 @@ impl Talk {
     /// The next frame of a running job: `None` for tokens, else how it ended.
     pub(crate) async fn step(&mut self) -> Option<End> {
         match self.next().await.expect("a frame") {
-            WorkerFrame::Tokens { text, tokens } => {
-                self.text.push_str(&text);
-                self.tokens += tokens;
+            WorkerFrame::Tokens(frame) => {
+                self.text.push_str(&frame.text);
+                self.tokens += frame.tokens;
                 None
             }
             WorkerFrame::Finished { finish, receipt } => {

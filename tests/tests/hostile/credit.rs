@@ -125,7 +125,7 @@ async fn hung_up(talk: &mut Talk) -> NanoTon {
         let received = timeout(LIMIT, talk.pipe.receive()).await.expect("in time");
         match received {
             Ok(Received::Frame(frame)) => match WorkerFrame::decode(&frame).unwrap() {
-                WorkerFrame::Tokens { tokens, .. } => talk.tokens += tokens,
+                WorkerFrame::Tokens(frame) => talk.tokens += frame.tokens,
                 other => panic!("an answer to a broken rule: {other:?}"),
             },
             Ok(Received::Fin) => panic!("a proper end"),
