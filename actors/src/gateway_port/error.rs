@@ -60,7 +60,8 @@ pub enum GatewayError {
     BadRequest {
         /// The field, if one is to blame.
         field: Option<String>,
-        /// What is wrong with it. Holds no content.
+        /// What is wrong with it. Of a schema or a grammar that a worker refused it may quote some, so it
+        /// is for the asker and not for a log.
         message: String,
     },
     /// No channel, or not enough in it, or the chain does not answer.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use cocoon_protocol::ids::{JobId, PeerId};
+use cocoon_protocol::job::PositionLogprobs;
 use cocoon_protocol::units::NanoTon;
 use tokio::sync::mpsc;
 
@@ -24,9 +25,9 @@ pub enum Finish {
 /// Token counts of one job, as billed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Tokens of the conversation after the chat template.
+    /// Tokens of the conversation after the chat template, or of the texts that were embedded.
     pub prompt_tokens: u32,
-    /// Tokens generated.
+    /// Tokens generated, in all answers together. 1 where embeddings were asked for.
     pub completion_tokens: u32,
 }
 
@@ -41,8 +42,8 @@ impl Usage {
 /// How a finished job went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// Why it ended.
-    pub finish: Finish,
+    /// Why it ended, for each of its answers.
+    pub finishes: Vec<Finish>,
     /// What was counted.
     pub usage: Usage,
     /// What the client signed for this job.
@@ -53,9 +54,38 @@ pub struct Completion {
     pub receipt: String,
 }
 
-/// What happens to a job, in order: `Accepted`, any number of `Delta`, one terminal event.
-/// `Accepted` may come again while no `Delta` has come: the job then moved to another worker.
-#[derive(Clone, PartialEq, Eq)]
+/// More of one answer.
+#[derive(Clone, Default, PartialEq)]
+pub struct Delta {
+    /// Which of the answers, counted from 0; below the number that was asked for.
+    pub choice: u8,
+    /// Complete characters. Empty only where there are log-probabilities.
+    pub text: String,
+    /// For the tokens that came with it, if they were asked for.
+    pub logprobs: Vec<PositionLogprobs>,
+}
+
+impl Delta {
+    /// Text of a job's only answer.
+    #[must_use]
+    pub fn of(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Sizes only, never text.
+impl fmt::Debug for Delta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Delta({} bytes)", self.text.len())
+    }
+}
+
+/// What happens to a job, in order: `Accepted`, any number of `Delta` or one `Embeddings`, one terminal
+/// event. `Accepted` may come again while neither has come: the job then moved to another worker.
+#[derive(Clone, PartialEq)]
 pub enum JobEvent {
     /// A verified worker took the job and is reading the prompt.
     Accepted {
@@ -64,11 +94,10 @@ pub enum JobEvent {
         /// Tokens of the conversation after the chat template.
         prompt_tokens: u32,
     },
-    /// More text; complete characters, never empty.
-    Delta {
-        /// The text.
-        text: String,
-    },
+    /// More of an answer.
+    Delta(Delta),
+    /// The embeddings of the texts in turn, all of one length, of finite numbers.
+    Embeddings(Vec<Vec<f32>>),
     /// Terminal: all text has been sent.
     Finished(Completion),
     /// Terminal: it did not work. Text sent so far stands.
@@ -85,7 +114,8 @@ impl fmt::Debug for JobEvent {
             } => {
                 write!(f, "Accepted({worker}, {prompt_tokens} prompt tokens)")
             }
-            Self::Delta { text } => write!(f, "Delta({} bytes)", text.len()),
+            Self::Delta(delta) => fmt::Debug::fmt(delta, f),
+            Self::Embeddings(embeddings) => write!(f, "Embeddings({})", embeddings.len()),
             Self::Finished(completion) => f.debug_tuple("Finished").field(completion).finish(),
             Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
         }
@@ -181,9 +211,7 @@ mod tests {
     use super::*;
 
     fn delta(text: &str) -> JobEvent {
-        JobEvent::Delta {
-            text: text.to_owned(),
-        }
+        JobEvent::Delta(Delta::of(text))
     }
 
     #[tokio::test]
@@ -227,5 +255,7 @@ mod tests {
     #[test]
     fn debug_output_holds_no_text() {
         assert_eq!(format!("{:?}", delta("planted-secret")), "Delta(14 bytes)");
+        let embeddings = JobEvent::Embeddings(vec![vec![0.5]; 3]);
+        assert_eq!(format!("{embeddings:?}"), "Embeddings(3)");
     }
 }

@@ -17,14 +17,18 @@ mod job;
 mod submission;
 mod view;
 
+pub use cocoon_inference::{
+    MAX_CONSTRAINT_BYTES, MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOPS, MAX_TOP_LOGPROBS, Pooling,
+};
+pub use cocoon_protocol::job::{MAX_CHOICES, PositionLogprobs, TokenLogprob};
 pub use error::GatewayError;
 pub use job::{
-    Cancelled, Completion, Finish, JobEvent, JobEvents, JobHandle, MAX_JOB_EVENTS, Usage,
+    Cancelled, Completion, Delta, Finish, JobEvent, JobEvents, JobHandle, MAX_JOB_EVENTS, Usage,
     job_channel,
 };
 pub use submission::{
-    ChatMessage, JobSubmission, MAX_MESSAGES, MAX_MODEL_NAME_BYTES, MAX_STOP_BYTES, MAX_STOPS,
-    MAX_SUBMISSION_BYTES, Role, SubmissionError,
+    AnswerFormat, ChatMessage, EmbeddingWish, JobSubmission, MAX_EMBEDDED_TEXTS, MAX_MESSAGES,
+    MAX_MODEL_NAME_BYTES, MAX_SUBMISSION_BYTES, Role, SubmissionError,
 };
 pub use view::{
     AdminCommand, ChannelStatus, NodeStatus, NodeView, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey,

@@ -1,19 +1,23 @@
-//! A chat request that passed validation, and its encoding on the wire.
+//! A request that passed validation, and its encoding on the wire.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use cocoon_inference::{
+    MAX_CONSTRAINT_BYTES, MAX_LOGIT_BIAS, MAX_STOP_BYTES, MAX_STOPS, MAX_TOP_LOGPROBS, Pooling,
+};
+use cocoon_protocol::job::{MAX_CHAT_BYTES, MAX_CHOICES};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Most messages in one conversation.
 pub const MAX_MESSAGES: usize = 1024;
-/// Most stop strings (`OpenAI`'s own limit).
-pub const MAX_STOPS: usize = 4;
-/// Longest stop string, bytes.
-pub const MAX_STOP_BYTES: usize = 256;
 /// Longest model name, bytes.
 pub const MAX_MODEL_NAME_BYTES: usize = 256;
-/// Largest encoded submission, bytes; equals the bound of `JobRequest.chat` on the wire.
-pub const MAX_SUBMISSION_BYTES: usize = 256 * 1024;
+/// Largest encoded submission, bytes: the bound of `JobRequest.chat` on the wire.
+pub const MAX_SUBMISSION_BYTES: usize = MAX_CHAT_BYTES;
+/// Texts in one request for embeddings.
+pub const MAX_EMBEDDED_TEXTS: usize = 64;
 
 /// Who says a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,26 +60,140 @@ impl fmt::Debug for ChatMessage {
     }
 }
 
-/// A chat request that passed validation. `None` means "the engine's default".
+/// What an answer must look like.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AnswerFormat {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that a schema accepts.
+    JsonSchema {
+        /// The schema. Its fields are written in its order.
+        schema: Map<String, Value>,
+    },
+    /// Text that a regular expression matches as a whole.
+    Regex {
+        /// The expression.
+        pattern: String,
+    },
+    /// Text of a grammar.
+    Grammar {
+        /// In llguidance's variant of Lark.
+        lark: String,
+    },
+}
+
+impl AnswerFormat {
+    /// The parameter in which an app says it.
+    #[must_use]
+    pub const fn parameter(&self) -> &'static str {
+        match self {
+            Self::JsonObject | Self::JsonSchema { .. } => "response_format",
+            Self::Regex { .. } => "guided_regex",
+            Self::Grammar { .. } => "guided_grammar",
+        }
+    }
+
+    /// The least that is wrong with it; whether a schema or grammar makes sense is known to the engine.
+    fn check(&self) -> Result<(), SubmissionError> {
+        let bytes = match self {
+            Self::JsonObject => return Ok(()),
+            Self::JsonSchema { schema } => serde_json::to_vec(schema).map_or(0, |text| text.len()),
+            Self::Regex { pattern: text } | Self::Grammar { lark: text } => text.len(),
+        };
+        if (1..=MAX_CONSTRAINT_BYTES).contains(&bytes) {
+            Ok(())
+        } else {
+            Err(SubmissionError::new(
+                self.parameter(),
+                format!("must have 1 to {MAX_CONSTRAINT_BYTES} bytes, this has {bytes}"),
+            ))
+        }
+    }
+}
+
+/// Sizes only: a schema may quote what it is about.
+impl fmt::Debug for AnswerFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::JsonObject => f.write_str("JsonObject"),
+            Self::JsonSchema { schema } => write!(f, "JsonSchema[{} keys]", schema.len()),
+            Self::Regex { pattern } => write!(f, "Regex[{} bytes]", pattern.len()),
+            Self::Grammar { lark } => write!(f, "Grammar[{} bytes]", lark.len()),
+        }
+    }
+}
+
+/// Texts to be embedded.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingWish {
+    /// 1 to [`MAX_EMBEDDED_TEXTS`], none empty.
+    pub input: Vec<String>,
+    /// How an embedding is made of the tokens' outputs.
+    pub pooling: Pooling,
+}
+
+/// Sizes only, never content.
+impl fmt::Debug for EmbeddingWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EmbeddingWish({} texts)", self.input.len())
+    }
+}
+
+/// A request that passed validation: for an answer to `messages`, or for the embeddings of texts. `None`
+/// means "the engine's default". [`JobSubmission::default`] asks for nothing, and is refused.
 ///
-/// Its JSON encoding ([`JobSubmission::encode`]) is a subset of `OpenAI`'s chat request and is what
-/// travels in `JobRequest.chat`; the worker reads it back with [`JobSubmission::decode`].
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+/// Its JSON encoding ([`JobSubmission::encode`]) speaks `OpenAI`'s chat request, with few differences
+/// (`top_logprobs` alone asks for log-probabilities; formats are flat), and is what travels in
+/// `JobRequest.chat`; the worker reads it back with [`JobSubmission::decode`].
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobSubmission {
     /// The model's id as its workers advertise it.
     pub model: String,
-    /// The conversation, oldest first; never empty.
+    /// The conversation, oldest first; empty only where embeddings are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<ChatMessage>,
-    /// Most tokens to generate, ≥ 1.
+    /// Texts to be embedded, and nothing else then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<EmbeddingWish>,
+    /// Most tokens to generate for each answer, ≥ 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// Answers to the one conversation, 1 to [`MAX_CHOICES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u8>,
     /// 0 (greedy) to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+    /// Candidates for each token; 0 means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
     /// Above 0, up to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
+    /// 0 to below 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
+    /// Above 0, up to 2; 1 does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
+    /// -2 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f32>,
+    /// -2 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f32>,
+    /// Added to the logits of these tokens, -100 to 100; at most [`MAX_LOGIT_BIAS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Log-probabilities are wanted, with this many alternatives, up to [`MAX_TOP_LOGPROBS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<u8>,
+    /// What the answer must look like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<AnswerFormat>,
     /// Seed of the sampler. A negative `OpenAI` seed is its two's complement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -89,12 +207,15 @@ impl fmt::Debug for JobSubmission {
         f.debug_struct("JobSubmission")
             .field("model", &self.model)
             .field("messages", &self.messages)
+            .field("embedding", &self.embedding)
             .field("max_tokens", &self.max_tokens)
+            .field("n", &self.n)
             .field("temperature", &self.temperature)
             .field("top_p", &self.top_p)
+            .field("response_format", &self.response_format)
             .field("seed", &self.seed)
             .field("stops", &self.stop.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,6 +239,12 @@ impl SubmissionError {
 }
 
 impl JobSubmission {
+    /// Answers that are wanted.
+    #[must_use]
+    pub fn choices(&self) -> u8 {
+        self.n.unwrap_or(1)
+    }
+
     /// Every rule about values, in one place for both ends: the gateway checks before it pays
     /// anybody, the worker checks what a stranger sent.
     pub fn validate(&self) -> Result<(), SubmissionError> {
@@ -127,6 +254,40 @@ impl JobSubmission {
                 format!("must have 1 to {MAX_MODEL_NAME_BYTES} bytes"),
             ));
         }
+        match &self.embedding {
+            Some(wish) => self.check_embedding(wish),
+            None => self.check_chat(),
+        }
+    }
+
+    fn check_embedding(&self, wish: &EmbeddingWish) -> Result<(), SubmissionError> {
+        if !(1..=MAX_EMBEDDED_TEXTS).contains(&wish.input.len()) {
+            return Err(SubmissionError::new(
+                "input",
+                format!(
+                    "must hold 1 to {MAX_EMBEDDED_TEXTS} texts, this holds {}",
+                    wish.input.len()
+                ),
+            ));
+        }
+        if wish.input.iter().any(String::is_empty) {
+            return Err(SubmissionError::new("input", "must hold no empty text"));
+        }
+        let nothing_else = Self {
+            model: self.model.clone(),
+            embedding: self.embedding.clone(),
+            ..Self::default()
+        };
+        if *self != nothing_else {
+            return Err(SubmissionError::new(
+                "input",
+                "is embedded, not answered: no message and no parameter of an answer goes with it",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_chat(&self) -> Result<(), SubmissionError> {
         if self.messages.is_empty() {
             return Err(SubmissionError::new(
                 "messages",
@@ -142,25 +303,7 @@ impl JobSubmission {
                 ),
             ));
         }
-        if self.max_tokens == Some(0) {
-            return Err(SubmissionError::new("max_tokens", "must be at least 1"));
-        }
-        if let Some(temperature) = self.temperature
-            && !(0.0..=2.0).contains(&temperature)
-        {
-            return Err(SubmissionError::new(
-                "temperature",
-                "must lie between 0 and 2",
-            ));
-        }
-        if let Some(top_p) = self.top_p
-            && !(top_p > 0.0 && top_p <= 1.0)
-        {
-            return Err(SubmissionError::new(
-                "top_p",
-                "must be above 0 and at most 1",
-            ));
-        }
+        self.check_numbers()?;
         if self.stop.len() > MAX_STOPS {
             return Err(SubmissionError::new(
                 "stop",
@@ -180,7 +323,83 @@ impl JobSubmission {
                 format!("each string must have 1 to {MAX_STOP_BYTES} bytes"),
             ));
         }
-        Ok(())
+        if self.logit_bias.len() > MAX_LOGIT_BIAS {
+            return Err(SubmissionError::new(
+                "logit_bias",
+                format!(
+                    "holds {} tokens, the limit is {MAX_LOGIT_BIAS}",
+                    self.logit_bias.len()
+                ),
+            ));
+        }
+        match &self.response_format {
+            Some(format) => format.check(),
+            None => Ok(()),
+        }
+    }
+
+    /// The ranges are those of [`cocoon_inference::SamplingParams`], written so that NaN, which no
+    /// comparison accepts, is refused.
+    fn check_numbers(&self) -> Result<(), SubmissionError> {
+        let holds = |value: Option<f32>, rule: fn(f32) -> bool| value.is_none_or(rule);
+        let rules = [
+            (
+                self.max_tokens != Some(0),
+                "max_tokens",
+                "must be at least 1",
+            ),
+            (
+                (1..=MAX_CHOICES).contains(&self.choices()),
+                "n",
+                "must be from 1 to 8",
+            ),
+            (
+                holds(self.temperature, |t| (0.0..=2.0).contains(&t)),
+                "temperature",
+                "must lie between 0 and 2",
+            ),
+            (
+                holds(self.top_p, |p| p > 0.0 && p <= 1.0),
+                "top_p",
+                "must be above 0 and at most 1",
+            ),
+            (
+                holds(self.min_p, |p| (0.0..1.0).contains(&p)),
+                "min_p",
+                "must be at least 0 and below 1",
+            ),
+            (
+                holds(self.repetition_penalty, |p| p > 0.0 && p <= 2.0),
+                "repetition_penalty",
+                "must be above 0 and at most 2",
+            ),
+            (
+                holds(self.frequency_penalty, |p| (-2.0..=2.0).contains(&p)),
+                "frequency_penalty",
+                "must lie between -2 and 2",
+            ),
+            (
+                holds(self.presence_penalty, |p| (-2.0..=2.0).contains(&p)),
+                "presence_penalty",
+                "must lie between -2 and 2",
+            ),
+            (
+                self.logit_bias
+                    .values()
+                    .all(|bias| (-100.0..=100.0).contains(bias)),
+                "logit_bias",
+                "must hold numbers between -100 and 100",
+            ),
+            (
+                self.top_logprobs.is_none_or(|top| top <= MAX_TOP_LOGPROBS),
+                "top_logprobs",
+                "must be at most 20",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            None => Ok(()),
+            Some((_, field, message)) => Err(SubmissionError::new(field, message)),
+        }
     }
 
     /// The bytes for `JobRequest.chat`.
@@ -190,10 +409,14 @@ impl JobSubmission {
             SubmissionError::new("body", error.to_string())
         })?;
         if bytes.len() > MAX_SUBMISSION_BYTES {
+            let (field, what) = match self.embedding {
+                Some(_) => ("input", "texts take"),
+                None => ("messages", "conversation takes"),
+            };
             return Err(SubmissionError::new(
-                "messages",
+                field,
                 format!(
-                    "the conversation takes {} bytes, the limit is {MAX_SUBMISSION_BYTES}",
+                    "the {what} {} bytes, the limit is {MAX_SUBMISSION_BYTES}",
                     bytes.len()
                 ),
             ));
@@ -217,7 +440,7 @@ impl JobSubmission {
             SubmissionError::new(
                 "body",
                 format!(
-                    "is not a chat request: line {} column {}",
+                    "is not a request: line {} column {}",
                     error.line(),
                     error.column()
                 ),
@@ -229,121 +452,5 @@ impl JobSubmission {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn submission() -> JobSubmission {
-        JobSubmission {
-            model: "SmolLM2-135M-Instruct".to_owned(),
-            messages: vec![ChatMessage {
-                role: Role::User,
-                content: "planted-secret".to_owned(),
-            }],
-            max_tokens: Some(8),
-            temperature: Some(0.5),
-            top_p: None,
-            seed: Some(7),
-            stop: vec!["\n\n".to_owned()],
-        }
-    }
-
-    fn any_submission() -> impl Strategy<Value = JobSubmission> {
-        let message = (0..3u8, ".{0,40}").prop_map(|(role, content)| ChatMessage {
-            role: [Role::System, Role::User, Role::Assistant]
-                .get(usize::from(role))
-                .copied()
-                .unwrap_or(Role::User),
-            content,
-        });
-        (
-            "[a-zA-Z0-9/._-]{1,60}",
-            prop::collection::vec(message, 1..6),
-            prop::option::of(1..=u32::MAX),
-            prop::option::of(0.0f32..=2.0),
-            prop::option::of(0.001f32..=1.0),
-            prop::option::of(any::<u64>()),
-            prop::collection::vec(".{1,20}", 0..=MAX_STOPS),
-        )
-            .prop_map(
-                |(model, messages, max_tokens, temperature, top_p, seed, stop)| JobSubmission {
-                    model,
-                    messages,
-                    max_tokens,
-                    temperature,
-                    top_p,
-                    seed,
-                    stop,
-                },
-            )
-    }
-
-    proptest! {
-        #[test]
-        fn decoding_gives_back_what_was_encoded(submission in any_submission()) {
-            prop_assert_eq!(&JobSubmission::decode(&submission.encode().unwrap()).unwrap(), &submission);
-        }
-
-        #[test]
-        fn decoding_a_strangers_bytes_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            let _ = JobSubmission::decode(&bytes);
-        }
-    }
-
-    #[test]
-    fn debug_output_holds_no_content() {
-        let text = format!("{:?}", submission());
-        assert!(!text.contains("planted-secret"), "{text}");
-        assert!(text.contains("user[14 bytes]"), "{text}");
-    }
-
-    #[test]
-    fn a_decoding_error_does_not_quote_the_input() {
-        let error = JobSubmission::decode(br#"{"model":"m","planted-secret":1}"#).unwrap_err();
-        assert!(!error.to_string().contains("planted-secret"), "{error}");
-    }
-
-    #[test]
-    fn each_value_out_of_range_is_refused_with_its_field() {
-        type Spoil = fn(&mut JobSubmission);
-        let spoil: [(&str, Spoil); 10] = [
-            ("model", |s| s.model.clear()),
-            ("model", |s| s.model = "m".repeat(MAX_MODEL_NAME_BYTES + 1)),
-            ("messages", |s| s.messages.clear()),
-            ("messages", |s| {
-                s.messages = vec![
-                    ChatMessage {
-                        role: Role::User,
-                        content: String::new()
-                    };
-                    MAX_MESSAGES + 1
-                ];
-            }),
-            ("max_tokens", |s| s.max_tokens = Some(0)),
-            ("temperature", |s| s.temperature = Some(f32::NAN)),
-            ("temperature", |s| s.temperature = Some(2.5)),
-            ("top_p", |s| s.top_p = Some(0.0)),
-            ("stop", |s| s.stop = vec!["a".to_owned(); MAX_STOPS + 1]),
-            ("stop", |s| s.stop = vec![String::new()]),
-        ];
-        for (field, spoil) in spoil {
-            let mut bad = submission();
-            spoil(&mut bad);
-            assert_eq!(bad.validate().unwrap_err().field, field);
-        }
-        submission().validate().unwrap();
-    }
-
-    #[test]
-    fn a_conversation_larger_than_the_wire_allows_is_refused() {
-        let mut big = submission();
-        big.messages = vec![ChatMessage {
-            role: Role::User,
-            content: "x".repeat(MAX_SUBMISSION_BYTES),
-        }];
-        assert_eq!(big.encode().unwrap_err().field, "messages");
-    }
-}
+#[path = "submission_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@
 mod conversation;
 mod placement;
 
-use self::conversation::Served;
+use self::conversation::{Answer, Served};
 use crate::ask::{Address, ask, ask_surely, tell, tell_surely};
 use crate::attestor::{AcceptedOf, Attestor};
 use crate::cashier::paying::{CloseClientJob, LeaseChannel, LeasedChannel};
@@ -241,7 +241,7 @@ impl Run {
             // No window on our side: every frame is paid at once, since the worker ends a job only
             // when all of it is paid and does not say which frame is the last.
             payer: Payer::new(offer.price, channel.signed, NanoTon::ZERO, needed),
-            text: String::new(),
+            answers: vec![Answer::default(); usize::from(self.chat.choices())],
             frames: 0,
             receipt: None,
         };

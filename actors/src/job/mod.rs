@@ -6,9 +6,12 @@
 
 pub mod chat;
 pub mod client;
+pub mod embedding;
+mod frames;
 pub mod pipe;
 pub mod worker;
 
+use cocoon_protocol::Digest;
 use std::time::Duration;
 
 /// Longest wait for the other end while a session is being set up.
@@ -19,5 +22,10 @@ pub const WORKER_SILENCE_LIMIT: Duration = Duration::from_secs(60);
 pub const VOUCHER_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for the other end to take a frame. One that reads nothing must not keep a slot.
 pub const SEND_LIMIT: Duration = Duration::from_secs(20);
-/// Most tokens in one frame: with 64-byte padding this hides almost all of the lengths.
-pub const FRAME_TOKENS: u32 = 8;
+
+/// The digest of a job's answers, as its receipt has it: of the text, or of several with a zero byte between
+/// each two.
+#[must_use]
+pub fn answer_digest(answers: &[String]) -> Digest {
+    Digest::sha256(answers.join("\0").as_bytes())
+}

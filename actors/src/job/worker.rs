@@ -7,22 +7,23 @@
 //!        ─► receipt, durable ─► Finished ─► Done
 //! ```
 
-use crate::ask::{Address, ask, ask_surely, tell_surely};
+use crate::ask::{Address, AskError, ask, ask_surely, tell_surely};
 use crate::attestor::{Attestor, Enclave, Enclaves, binding};
 use crate::cashier::earning::{Accept, CloseWorkerJob, OpenWorkerJob, PayingChannel};
 use crate::cashier::{Cashier, CashierError};
 use crate::clock;
-use crate::engine::{Engine, Generate, StartError, Started};
+use crate::engine::{Embed, Engine, Generate, Said, StartError, Started};
 use crate::gateway_port::JobSubmission;
-use crate::job::chat::to_engine;
+use crate::job::chat::{Scopes, most_prompt_tokens, to_engine};
+use crate::job::frames::Frames;
 use crate::job::pipe::{Pipe, PipeError, Received};
-use crate::job::{FRAME_TOKENS, HANDSHAKE_LIMIT, VOUCHER_LIMIT};
+use crate::job::{HANDSHAKE_LIMIT, VOUCHER_LIMIT, answer_digest};
 use crate::metrics::{Metrics, Side, TokenKind};
 use crate::negotiator::{Negotiator, Redeem, Release};
 use crate::port::SessionStream;
-use cocoon_inference::{EngineError, FinishReason as EngineFinish, Step};
+use cocoon_inference::EngineError;
 use cocoon_protocol::job::{
-    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
+    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, Tokens, WorkerFrame,
 };
 use cocoon_protocol::metering::Payee;
 use cocoon_protocol::negotiation::{Lease, Offer, RedeemError};
@@ -67,20 +68,21 @@ pub async fn serve(
     limit: usize,
 ) {
     let slots = Arc::new(tokio::sync::Semaphore::new(limit));
+    let scopes = Arc::new(Scopes::draw());
     while let Some((client, stream)) = sessions.recv().await {
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             warn!(%client, limit, "session refused: too many run");
             continue;
         };
-        let parts = parts.clone();
+        let (parts, scopes) = (parts.clone(), Arc::clone(&scopes));
         tokio::spawn(async move {
             let _slot = slot;
-            session(parts, client, stream).await;
+            session(parts, scopes, client, stream).await;
         });
     }
 }
 
-async fn session(parts: WorkerParts, client: PeerId, stream: SessionStream) {
+async fn session(parts: WorkerParts, scopes: Arc<Scopes>, client: PeerId, stream: SessionStream) {
     let greeted = timeout(HANDSHAKE_LIMIT, greet(&parts, stream)).await;
     match greeted {
         Err(_) => debug!(%client, "session: no job within the limit"),
@@ -89,6 +91,7 @@ async fn session(parts: WorkerParts, client: PeerId, stream: SessionStream) {
             let span = info_span!("job", job = %request.job, side = "worker", %client);
             let job = Job {
                 parts,
+                scopes,
                 client,
                 pipe,
                 enclave,
@@ -141,6 +144,7 @@ async fn greet(
 
 struct Job {
     parts: WorkerParts,
+    scopes: Arc<Scopes>,
     client: PeerId,
     pipe: Pipe,
     enclave: Arc<Enclave>,
@@ -204,13 +208,18 @@ impl Job {
         let _running = self.parts.metrics.running(Side::Worker);
         match self.prepare(lease).await {
             Err((outcome, error)) => {
-                info!(code = error.code.label(), message = %error.message, "job refused");
+                // Not the message: of a schema that makes no sense it may quote some.
+                info!(code = error.code.label(), "job refused");
                 if outcome != Outcome::ClientLost {
                     self.say_failed(error, None).await;
                 }
                 outcome
             }
-            Ok((started, payee)) => {
+            Ok(Begun {
+                choices,
+                started,
+                payee,
+            }) => {
                 let Started {
                     prompt_tokens,
                     mut steps,
@@ -220,7 +229,7 @@ impl Job {
                     lease,
                     prompt_tokens,
                     payee,
-                    text: String::new(),
+                    answers: vec![String::new(); usize::from(choices)],
                     frames: 0,
                     vouchers: 0,
                     fault: None,
@@ -237,7 +246,7 @@ impl Job {
 
     /// Everything that can be refused, and nothing that costs much before something cheap. What
     /// was opened in the ledger is closed there with the outcome that is returned.
-    async fn prepare(&mut self, lease: &Lease) -> Result<(Started, Payee), (Outcome, Refused)> {
+    async fn prepare(&mut self, lease: &Lease) -> Result<Begun, (Outcome, Refused)> {
         let rejected = |error: Refused| (Outcome::Rejected(error.code), error);
         let chat = JobSubmission::decode(&self.request.chat)
             .map_err(|error| rejected(refuse(JobErrorCode::BadRequest, error)))?;
@@ -251,8 +260,15 @@ impl Job {
             .offer
             .worst_cost()
             .unwrap_or(NanoTon::from_nano(u64::MAX));
-        let (messages, mut sampling) = to_engine(&chat);
-        sampling.max_tokens = sampling.max_tokens.min(lease.offer.max_output_tokens);
+        let choices = chat.choices();
+        // What was agreed is for all answers together.
+        let share = lease.offer.max_output_tokens / u32::from(choices).max(1);
+        if share == 0 {
+            return Err(rejected(refuse(
+                JobErrorCode::BadRequest,
+                "the request is for more answers than the offer has tokens",
+            )));
+        }
         let open = OpenWorkerJob {
             job: self.request.job,
             client: self.client,
@@ -263,20 +279,54 @@ impl Job {
             .await
             .map_err(|error| rejected(refuse(JobErrorCode::Overloaded, error)))?
             .map_err(|error| rejected(cashier_error(&error)))?;
-        let generate = Generate {
-            messages,
-            sampling,
-            max_prompt_tokens: lease.offer.max_prompt_tokens,
-        };
-        let accepted = match ask(&self.parts.engine, generate).await {
+        let constrained = chat
+            .response_format
+            .as_ref()
+            .map(|format| format.parameter());
+        let accepted = match self.start(chat, share, lease).await {
             Ok(Ok(started)) => self.accept(lease, &channel, started).await,
-            Ok(Err(error)) => Err(rejected(start_error(&error))),
+            Ok(Err(error)) => Err(rejected(start_error(&error, constrained))),
             Err(error) => Err(rejected(refuse(JobErrorCode::Overloaded, error))),
         };
         if let Err((outcome, _)) = &accepted {
             self.close_in_ledger(*outcome, None).await;
         }
-        accepted
+        let (started, payee) = accepted?;
+        Ok(Begun {
+            choices,
+            started,
+            payee,
+        })
+    }
+
+    /// Gives the job to the engine, `share` tokens to each answer.
+    async fn start(
+        &mut self,
+        chat: JobSubmission,
+        share: u32,
+        lease: &Lease,
+    ) -> Result<Result<Started, StartError>, AskError> {
+        let max_prompt_tokens = lease.offer.max_prompt_tokens;
+        let most_tokens = most_prompt_tokens(&chat, u32::MAX);
+        if let Some(wish) = chat.embedding {
+            let embed = Embed {
+                texts: wish.input,
+                pooling: wish.pooling,
+                most_tokens,
+                max_prompt_tokens,
+            };
+            return ask(&self.parts.engine, embed).await;
+        }
+        let (messages, mut sampling) = to_engine(&chat);
+        sampling.max_tokens = sampling.max_tokens.min(share);
+        let generate = Generate {
+            messages,
+            sampling,
+            max_prompt_tokens,
+            choices: chat.choices(),
+            scope: Some(self.scopes.of(&self.client)),
+        };
+        ask(&self.parts.engine, generate).await
     }
 
     /// Tells the client that the job begins.
@@ -323,10 +373,10 @@ impl Job {
     /// Tokens out, vouchers in.
     async fn serve(
         &mut self,
-        steps: &mut mpsc::Receiver<Result<Step, EngineError>>,
+        steps: &mut mpsc::Receiver<Result<Said, EngineError>>,
         serving: &mut Serving<'_>,
     ) -> Ending {
-        let mut frame = Frame::default();
+        let mut frames = Frames::new(serving.answers.len());
         loop {
             tokio::select! {
                 biased;
@@ -336,21 +386,21 @@ impl Job {
                     }
                 }
                 step = steps.recv() => {
-                    let finish = match step {
-                        Some(Ok(step)) => frame.push(step),
+                    let full = match step {
+                        Some(Ok(said)) => frames.push(said),
                         Some(Err(error)) => {
-                            warn!(%error, "the engine failed");
+                            engine_failed(&error);
                             return Ending::EngineFailed;
                         }
                         None => return Ending::EngineFailed,
                     };
-                    if (finish.is_some() || frame.tokens >= FRAME_TOKENS)
-                        && let Some(ending) = self.send_tokens(&mut frame, serving).await
-                    {
-                        return ending;
+                    for frame in full {
+                        if let Some(ending) = self.send_tokens(frame, serving).await {
+                            return ending;
+                        }
                     }
-                    if let Some(finish) = finish {
-                        return self.settle_up(serving, ending_of(finish)).await;
+                    if let Some(ending) = frames.ending() {
+                        return self.settle_up(serving, ending).await;
                     }
                 }
             }
@@ -358,15 +408,8 @@ impl Job {
     }
 
     /// Sends what is gathered, waiting for credit if need be.
-    async fn send_tokens(
-        &mut self,
-        frame: &mut Frame,
-        serving: &mut Serving<'_>,
-    ) -> Option<Ending> {
-        let Frame { text, tokens } = std::mem::take(frame);
-        if tokens == 0 && text.is_empty() {
-            return None;
-        }
+    async fn send_tokens(&mut self, frame: Tokens, serving: &mut Serving<'_>) -> Option<Ending> {
+        let tokens = frame.tokens;
         let deadline = voucher_deadline();
         while !serving.payee.may_send(tokens) {
             if let Some(ending) = self.await_voucher(serving, deadline).await {
@@ -382,15 +425,13 @@ impl Job {
             warn!(%error, "tokens beyond the credit window");
             return Some(Ending::PaymentStalled);
         }
-        let encoded = WorkerFrame::Tokens {
-            text: text.clone(),
-            tokens,
+        if let Some(answer) = serving.answers.get_mut(usize::from(frame.choice)) {
+            answer.push_str(&frame.text);
         }
-        .encode();
+        let encoded = WorkerFrame::Tokens(frame).encode();
         if self.pipe.send(&encoded).await.is_err() {
             return Some(Ending::ClientLost);
         }
-        serving.text.push_str(&text);
         self.parts
             .metrics
             .count_tokens(Side::Worker, TokenKind::Completion, tokens);
@@ -549,7 +590,7 @@ impl Job {
             model_digest: offer.model_digest,
             evidence: self.enclave.evidence(),
             request_digest: Digest::sha256(&self.request.chat),
-            response_digest: Digest::sha256(serving.text.as_bytes()),
+            response_digest: answer_digest(&serving.answers),
             prompt_tokens: serving.prompt_tokens,
             output_tokens: serving.payee.output_tokens(),
             price: offer.price,
@@ -567,33 +608,26 @@ impl Job {
     }
 }
 
+/// A job that the engine has begun and the client has heard of.
+struct Begun {
+    choices: u8,
+    started: Started,
+    payee: Payee,
+}
+
 /// What is being served.
 struct Serving<'a> {
     lease: &'a Lease,
     prompt_tokens: u32,
     payee: Payee,
-    text: String,
+    /// What was sent of each answer.
+    answers: Vec<String>,
     /// Frames of tokens sent.
     frames: u32,
     /// Vouchers received.
     vouchers: u32,
     /// What was wrong with the last one.
     fault: Option<String>,
-}
-
-/// Tokens gathered for the next frame.
-#[derive(Default)]
-struct Frame {
-    text: String,
-    tokens: u32,
-}
-
-impl Frame {
-    fn push(&mut self, step: Step) -> Option<EngineFinish> {
-        self.text.push_str(&step.text);
-        self.tokens = self.tokens.saturating_add(step.tokens);
-        step.finish
-    }
 }
 
 fn voucher_deadline() -> Instant {
@@ -615,10 +649,11 @@ fn last_words(ending: Ending, fault: Option<String>) -> Refused {
     }
 }
 
-fn ending_of(finish: EngineFinish) -> Ending {
-    match finish {
-        EngineFinish::Stop => Ending::Stop,
-        EngineFinish::Length => Ending::Length,
+/// What an engine says of a constraint may quote the constraint.
+fn engine_failed(error: &EngineError) {
+    match error {
+        EngineError::Constraint { .. } => warn!("the engine could not keep to the answer's format"),
+        error => warn!(%error, "the engine failed"),
     }
 }
 
@@ -630,13 +665,27 @@ fn redeem_error(error: RedeemError) -> Refused {
     refuse(code, error)
 }
 
-fn start_error(error: &StartError) -> Refused {
+/// `constrained` names the parameter that says what the answer must look like.
+fn start_error(error: &StartError, constrained: Option<&str>) -> Refused {
     let code = match error {
         StartError::Busy { .. } => JobErrorCode::Overloaded,
         StartError::TooLong { .. } | StartError::Engine(EngineError::ContextTooLong { .. }) => {
             JobErrorCode::ContextTooLong
         }
-        StartError::Engine(EngineError::EmptyMessages) => JobErrorCode::BadRequest,
+        StartError::Engine(EngineError::Constraint { message }) => {
+            let parameter = constrained.unwrap_or("response_format");
+            return refuse(JobErrorCode::BadRequest, format!("{parameter}: {message}"));
+        }
+        StartError::Engine(EngineError::Parameter { name, wanted }) => {
+            return refuse(
+                JobErrorCode::BadRequest,
+                format!("{name}: must be {wanted}"),
+            );
+        }
+        StartError::Engine(EngineError::EmptyMessages | EngineError::EmptyPrompt)
+        | StartError::Embedding(_) => JobErrorCode::BadRequest,
+        StartError::Engine(EngineError::Unsupported { .. }) => JobErrorCode::Unsupported,
+        StartError::Engine(EngineError::QueueFull { .. }) => JobErrorCode::Overloaded,
         StartError::Engine(EngineError::Template(_) | EngineError::Tokenizer(_)) => {
             // What these two have to say may quote the conversation, and is logged.
             return refuse(JobErrorCode::Internal, "the prompt could not be made");

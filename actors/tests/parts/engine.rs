@@ -1,13 +1,16 @@
 //! The engine actor with a model that waits to be told.
 
-use crate::support::model::{Gate, MODEL, Scripted};
+use crate::support::model::{BAD_REGEX, Gate, MODEL, NOT_EMBEDDED, Scripted, embedding};
 use crate::support::{system, until};
 use cocoon_actors::ask::{Address, ask};
-use cocoon_actors::engine::{Engine, Generate, MAX_WAITING_STEPS, StartError, Started};
+use cocoon_actors::engine::{Embed, Engine, Generate, MAX_WAITING_STEPS, StartError, Started};
+use cocoon_actors::job::embedding::decode;
 use cocoon_actors::supervision::supervise;
-use cocoon_inference::{Message, Role, SamplingParams};
-use std::sync::Arc;
+use cocoon_inference::{
+    CacheScope, Constraint, EngineError, Message, Pooling, Request, Role, SamplingParams,
+};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 const MANY: usize = 200;
 
@@ -16,16 +19,21 @@ struct Bench {
     gate: Arc<Gate>,
     steps: Arc<AtomicUsize>,
     dropped: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    embedded: Arc<Mutex<Vec<usize>>>,
 }
 
 fn bench(slots: u16, words: usize, allowed: usize) -> Bench {
     let (model, gate) = Scripted::gated(words, allowed);
     let (steps, dropped) = (Arc::clone(&model.steps), Arc::clone(&model.dropped));
+    let (requests, embedded) = (Arc::clone(&model.requests), Arc::clone(&model.embedded));
     Bench {
         engine: supervise(Engine::new(Arc::new(model), slots)),
         gate,
         steps,
         dropped,
+        requests,
+        embedded,
     }
 }
 
@@ -36,6 +44,17 @@ fn generate(max_prompt_tokens: u32) -> Generate {
             content: "four words of prompt".to_owned(),
         }],
         sampling: SamplingParams::greedy(1_000),
+        max_prompt_tokens,
+        choices: 1,
+        scope: None,
+    }
+}
+
+fn embed(texts: &[&str], max_prompt_tokens: u32, most_tokens: u32) -> Embed {
+    Embed {
+        texts: texts.iter().map(|text| (*text).to_owned()).collect(),
+        pooling: Pooling::Last,
+        most_tokens,
         max_prompt_tokens,
     }
 }
@@ -56,7 +75,7 @@ impl Bench {
 async fn all_steps(started: &mut Started) -> (String, u32) {
     let (mut text, mut tokens) = (String::new(), 0);
     while let Some(step) = started.steps.recv().await {
-        let step = step.unwrap();
+        let step = step.unwrap().step;
         text.push_str(&step.text);
         tokens += step.tokens;
     }
@@ -180,8 +199,142 @@ fn a_reader_that_pauses_pauses_the_model() {
 }
 
 #[test]
+fn several_answers_take_one_slot_share_a_scope_and_have_seeds_that_follow_one_another() {
+    system(async {
+        let bench = bench(1, 3, usize::MAX);
+        let scope = Some(CacheScope([7; 32]));
+        for seed in [Some(u64::MAX), None] {
+            bench.requests.lock().unwrap().clear();
+            let mut generate = Generate {
+                choices: 3,
+                scope,
+                ..generate(100)
+            };
+            generate.sampling.seed = seed;
+            let mut started = ask(&bench.engine, generate).await.unwrap().unwrap();
+            // The prompt is read, and charged, once.
+            assert_eq!(started.prompt_tokens, 4);
+            let (mut words, mut ends) = ([0; 3], [0; 3]);
+            while let Some(said) = started.steps.recv().await {
+                let said = said.unwrap();
+                words[usize::from(said.choice)] += said.step.tokens;
+                ends[usize::from(said.choice)] += u32::from(said.step.finish.is_some());
+            }
+            assert_eq!((words, ends), ([3; 3], [1; 3]));
+            assert!(started.ended.await.is_err());
+            let requests = bench.requests.lock().unwrap();
+            let seeds: Vec<_> = requests
+                .iter()
+                .map(|request| request.params.seed.unwrap())
+                .collect();
+            let base = seed.unwrap_or(seeds[0]);
+            let mut wanted = [0, 1, 2].map(|choice: u64| base.wrapping_add(choice));
+            let mut got = seeds.clone();
+            (wanted.sort_unstable(), got.sort_unstable());
+            assert_eq!(got, wanted);
+            assert_eq!(seeds[0], base);
+            assert!(requests.iter().all(|request| request.scope == scope));
+        }
+        bench.start().await.unwrap();
+    });
+}
+
+#[test]
+fn the_other_answers_begin_when_the_first_has_read_the_prompt() {
+    system(async {
+        let bench = bench(1, MANY, 0);
+        let generate = Generate {
+            choices: 2,
+            ..generate(100)
+        };
+        let mut started = ask(&bench.engine, generate).await.unwrap().unwrap();
+        assert_eq!(bench.requests.lock().unwrap().len(), 1);
+        bench.gate.allow(1);
+        assert_eq!(started.steps.recv().await.unwrap().unwrap().choice, 0);
+        let requests = Arc::clone(&bench.requests);
+        until("the second answer", || requests.lock().unwrap().len() == 2).await;
+        // A reader that goes away ends both, and the slot is free only then.
+        drop(started.steps);
+        bench.gate.open();
+        assert!(started.ended.await.is_err());
+        assert_eq!(bench.dropped.load(Ordering::SeqCst), 2);
+        bench.start().await.unwrap();
+    });
+}
+
+#[test]
+fn a_format_that_makes_no_sense_is_refused_before_the_job_begins() {
+    system(async {
+        let bench = bench(1, 1, usize::MAX);
+        let mut generate = generate(100);
+        generate.sampling.constraint = Some(Constraint::Regex(BAD_REGEX.to_owned()));
+        let refused = ask(&bench.engine, generate).await.unwrap().unwrap_err();
+        assert!(matches!(
+            refused,
+            StartError::Engine(EngineError::Constraint { .. })
+        ));
+        bench.start().await.unwrap();
+    });
+}
+
+#[test]
+fn embeddings_are_an_answer_of_one_token_at_its_end() {
+    system(async {
+        let bench = bench(1, 1, usize::MAX);
+        let texts = ["one", "two words"];
+        let mut started = ask(&bench.engine, embed(&texts, 100, 100))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(started.prompt_tokens, 3);
+        let (text, tokens) = all_steps(&mut started).await;
+        assert_eq!(tokens, 1);
+        let wanted = texts.map(|text| embedding(text, Pooling::Last, 3));
+        assert_eq!(decode(&text, 2).unwrap(), wanted);
+        assert!(started.ended.await.is_err());
+        assert_eq!(*bench.embedded.lock().unwrap(), [2]);
+        bench.start().await.unwrap();
+    });
+}
+
+#[test]
+fn texts_that_may_be_too_long_are_read_one_by_one_and_no_further_than_agreed() {
+    system(async {
+        let bench = bench(1, 1, usize::MAX);
+        let texts = ["one", "two words", "three words more", "and yet more"];
+        let refused = ask(&bench.engine, embed(&texts, 3, 100))
+            .await
+            .unwrap()
+            .unwrap_err();
+        let long = matches!(
+            refused,
+            StartError::TooLong {
+                tokens: 6,
+                limit: 3
+            }
+        );
+        assert!(long, "{refused}");
+        assert_eq!(*bench.embedded.lock().unwrap(), [1, 1, 1]);
+        let mut started = ask(&bench.engine, embed(&texts, 9, 100))
+            .await
+            .unwrap()
+            .unwrap();
+        let (text, _) = all_steps(&mut started).await;
+        assert_eq!(decode(&text, 4).unwrap().len(), 4);
+        let refused = ask(&bench.engine, embed(&[NOT_EMBEDDED], 9, 9))
+            .await
+            .unwrap();
+        assert!(matches!(
+            refused.unwrap_err(),
+            StartError::Engine(EngineError::Unsupported { .. })
+        ));
+        bench.start().await.unwrap();
+    });
+}
+
+#[test]
 fn debug_output_of_a_question_holds_no_content() {
-    let text = format!("{:?}", generate(1));
-    assert_eq!(text, "Generate(1 messages)");
+    let text = format!("{:?}{:?}", generate(1), embed(&["planted-secret"], 1, 1));
+    assert_eq!(text, "Generate(1 messages)Embed(1 texts)");
     assert!(!MODEL.is_empty());
 }

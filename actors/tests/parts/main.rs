@@ -20,4 +20,6 @@ mod settling;
 #[cfg(feature = "simulated-evidence")]
 mod finding_workers;
 #[cfg(feature = "simulated-evidence")]
+mod richer_jobs;
+#[cfg(feature = "simulated-evidence")]
 mod whole_jobs;

@@ -133,7 +133,7 @@ fn a_prompt_is_answered_paid_and_receipted_and_both_ends_agree_to_the_nanoton() 
         let (text, end) = read(&mut handle).await;
         assert_eq!(text, Scripted::answer(20));
         let completion = completed(end);
-        assert_eq!(completion.finish, Finish::Stop);
+        assert_eq!(completion.finishes, [Finish::Stop]);
         assert_eq!(completion.worker, worker.peer);
         assert_eq!(
             completion.usage,
@@ -204,7 +204,7 @@ fn a_limit_of_tokens_ends_the_answer_and_is_said() {
         let (text, end) = read(&mut handle).await;
         assert_eq!(text, Scripted::answer(5));
         let completion = completed(end);
-        assert_eq!(completion.finish, Finish::Length);
+        assert_eq!(completion.finishes, [Finish::Length]);
         assert_eq!(completion.cost, cost(1, 5));
         all_over(&mesh, &[&worker]).await;
     });
@@ -219,7 +219,7 @@ fn an_asker_that_leaves_cancels_the_job_and_pays_for_what_arrived() {
             handle.next().await,
             Some(JobEvent::Accepted { .. })
         ));
-        assert!(matches!(handle.next().await, Some(JobEvent::Delta { .. })));
+        assert!(matches!(handle.next().await, Some(JobEvent::Delta(_))));
         drop(handle);
         ended(&mesh.client.metrics, &[("cancelled", 1)]).await;
         // The step that was under way.
@@ -259,7 +259,7 @@ fn a_worker_that_is_lost_after_text_ends_the_job_and_nothing_stays_in_use() {
             handle.next().await,
             Some(JobEvent::Accepted { .. })
         ));
-        assert!(matches!(handle.next().await, Some(JobEvent::Delta { .. })));
+        assert!(matches!(handle.next().await, Some(JobEvent::Delta(_))));
         let channel = mesh.only_channel();
         until("the voucher", || held(&worker, channel) > NanoTon::ZERO).await;
         mesh.hub.cut_sessions();

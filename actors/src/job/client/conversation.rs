@@ -4,14 +4,17 @@ use super::{Attempt, Run};
 use crate::ask::{ask, ask_surely};
 use crate::attestor::{Accepted, binding};
 use crate::cashier::paying::{LeasedChannel, Sign};
-use crate::gateway_port::{Completion, Finish, GatewayError, JobEvent, JobEvents, Usage};
+use crate::gateway_port::{
+    Completion, Delta, Finish, GatewayError, JobEvent, JobEvents, JobSubmission, Usage,
+};
 use crate::job::chat::most_prompt_tokens;
+use crate::job::embedding::{self, MAX_EMBEDDING_ANSWER_BYTES, MAX_EMBEDDING_FRAMES};
 use crate::job::pipe::{Pipe, Received};
-use crate::job::{HANDSHAKE_LIMIT, WORKER_SILENCE_LIMIT};
+use crate::job::{HANDSHAKE_LIMIT, WORKER_SILENCE_LIMIT, answer_digest};
 use crate::mesh::OpenSession;
 use crate::metrics::{Side, TokenKind};
 use cocoon_protocol::job::{
-    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
+    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, Tokens, WorkerFrame,
 };
 use cocoon_protocol::metering::Payer;
 use cocoon_protocol::negotiation::Offer;
@@ -27,10 +30,63 @@ use tracing::{info, warn};
 pub(super) struct Served {
     pub(super) channel: LeasedChannel,
     pub(super) payer: Payer,
-    pub(super) text: String,
+    /// What arrived of each answer.
+    pub(super) answers: Vec<Answer>,
     /// Frames of tokens that arrived.
     pub(super) frames: u32,
     pub(super) receipt: Option<SignedReceipt>,
+}
+
+/// One of a job's answers.
+#[derive(Clone, Default)]
+pub(super) struct Answer {
+    text: String,
+    finish: Option<FinishReason>,
+}
+
+impl Served {
+    /// Keeps what a frame brings. Errs where it brings what was not asked for.
+    fn keep(&mut self, frame: &Tokens, asked: &JobSubmission) -> Result<(), &'static str> {
+        let answer = self
+            .answers
+            .get_mut(usize::from(frame.choice))
+            .ok_or("it sends more answers than were asked for")?;
+        if answer.finish.is_some() {
+            return Err("it goes on after an answer's end");
+        }
+        let most = asked.top_logprobs.map(usize::from);
+        if frame
+            .logprobs
+            .iter()
+            .any(|position| most.is_none_or(|most| position.top.len() > most))
+        {
+            return Err("it sends log-probabilities that were not asked for");
+        }
+        if asked.embedding.is_some()
+            && answer.text.len().saturating_add(frame.text.len()) > MAX_EMBEDDING_ANSWER_BYTES
+        {
+            return Err("it sends more than embeddings can be");
+        }
+        answer.text.push_str(&frame.text);
+        answer.finish = frame.finish;
+        Ok(())
+    }
+
+    fn digest(&self) -> Digest {
+        let texts: Vec<_> = self.answers.iter().map(|each| each.text.clone()).collect();
+        answer_digest(&texts)
+    }
+
+    /// Why each answer ended; `job` is why the job did, which says it where there is only one.
+    fn finishes(&self, job: FinishReason) -> Vec<Finish> {
+        let reasons = self.answers.iter().map(|each| each.finish.unwrap_or(job));
+        reasons
+            .map(|reason| match reason {
+                FinishReason::Length => Finish::Length,
+                FinishReason::Stop | FinishReason::Cancelled => Finish::Stop,
+            })
+            .collect()
+    }
 }
 
 impl Run {
@@ -94,9 +150,9 @@ impl Run {
                         return attempt;
                     }
                 }
-                Ok(WorkerFrame::Tokens { text, tokens }) => {
+                Ok(WorkerFrame::Tokens(tokens)) => {
                     if let Some(attempt) = self
-                        .on_tokens(&mut pipe, offer, served, text, tokens, events)
+                        .on_tokens(&mut pipe, offer, served, tokens, events)
                         .await
                     {
                         return attempt;
@@ -112,6 +168,7 @@ impl Run {
                             finish,
                             receipt,
                             request_digest,
+                            events,
                         )
                         .await;
                 }
@@ -193,20 +250,30 @@ impl Run {
         pipe: &mut Pipe,
         offer: &Offer,
         served: &mut Served,
-        text: String,
-        tokens: u32,
+        frame: Tokens,
         events: &JobEvents,
     ) -> Option<Attempt> {
-        // Every frame but the last brings a token: so text is bounded by what was agreed, and a
-        // worker cannot keep a job alive with frames of nothing.
+        let tokens = frame.tokens;
+        // Every frame but each answer's last brings a token: so text is bounded by what was agreed, and
+        // a worker cannot keep a job alive with frames of nothing. Embeddings have a bound of their own.
         served.frames = served.frames.saturating_add(1);
-        if served.frames > offer.max_output_tokens.saturating_add(1) {
+        let most = match self.chat.embedding {
+            Some(_) => MAX_EMBEDDING_FRAMES,
+            None => {
+                let last = u32::from(self.chat.choices());
+                offer.max_output_tokens.saturating_add(last)
+            }
+        };
+        if served.frames > most {
             return Some(self.lost(offer.worker, served, "it sends more frames than tokens"));
         }
         // A prompt shorter than was offered leaves room under the price, which is not for more tokens.
         let output_tokens = served.payer.output_tokens().saturating_add(tokens);
         if output_tokens > offer.max_output_tokens {
             return Some(self.lost(offer.worker, served, "it sends more tokens than it offered"));
+        }
+        if let Err(reason) = served.keep(&frame, &self.chat) {
+            return Some(self.lost(offer.worker, served, reason));
         }
         let due = match served.payer.on_tokens(tokens) {
             Ok(due) => due,
@@ -219,11 +286,22 @@ impl Run {
         self.parts
             .metrics
             .count_tokens(Side::Client, TokenKind::Completion, tokens);
-        served.text.push_str(&text);
-        if !text.is_empty() {
+        let Tokens {
+            text,
+            choice,
+            logprobs,
+            ..
+        } = frame;
+        // Embeddings are handed over when all are there.
+        if self.chat.embedding.is_none() && !(text.is_empty() && logprobs.is_empty()) {
             self.delivered = true;
+            let delta = Delta {
+                choice,
+                text,
+                logprobs,
+            };
             // Waits while the reader is behind; a reader that is gone is noticed by the loop.
-            let _ = events.send(JobEvent::Delta { text }).await;
+            let _ = events.send(JobEvent::Delta(delta)).await;
         }
         match due {
             Some(cumulative) => self.pay(pipe, offer, served, cumulative).await,
@@ -277,6 +355,7 @@ impl Run {
         finish: FinishReason,
         receipt: SignedReceipt,
         request_digest: Digest,
+        events: &JobEvents,
     ) -> Attempt {
         let worker = offer.worker;
         if let Err(reason) = check(&receipt, self, offer, accepted, served, request_digest) {
@@ -294,6 +373,16 @@ impl Run {
         if pipe.send(&ClientFrame::Done.encode()).await.is_ok() {
             let _ = pipe.finish().await;
         }
+        if let Err(error) = self.hand_over_embeddings(served, events).await {
+            warn!(%worker, %error, "the embeddings are wrong");
+            return self.end(
+                Outcome::WorkerLost,
+                GatewayError::WorkerFailed {
+                    peer: worker,
+                    reason: format!("what it sent is wrong: {error}"),
+                },
+            );
+        }
         let usage = Usage {
             prompt_tokens: served.payer.prompt_tokens().unwrap_or(0),
             completion_tokens: served.payer.output_tokens(),
@@ -302,15 +391,29 @@ impl Run {
             .metrics
             .count_tokens(Side::Client, TokenKind::Prompt, usage.prompt_tokens);
         Attempt::Done(Completion {
-            finish: match finish {
-                FinishReason::Length => Finish::Length,
-                FinishReason::Stop | FinishReason::Cancelled => Finish::Stop,
-            },
+            finishes: served.finishes(finish),
             usage,
             cost: served.payer.owed(),
             worker,
             receipt: leaf.to_string(),
         })
+    }
+
+    /// All of them at once, if that is what the job is for.
+    async fn hand_over_embeddings(
+        &mut self,
+        served: &Served,
+        events: &JobEvents,
+    ) -> Result<(), embedding::EmbeddingError> {
+        let Some(wish) = &self.chat.embedding else {
+            return Ok(());
+        };
+        let text = served.answers.first().map_or("", |answer| &answer.text);
+        let embeddings = embedding::decode(text, wish.input.len())?;
+        self.delivered = true;
+        // A reader that is gone has no use for them.
+        let _ = events.send(JobEvent::Embeddings(embeddings)).await;
+        Ok(())
     }
 
     /// The asker is gone: pay for what arrived, say so, and take the receipt if it comes soon.
@@ -334,9 +437,10 @@ impl Run {
             while let Ok(Received::Frame(frame)) = pipe.receive().await {
                 match WorkerFrame::decode(&frame) {
                     // Sent before the worker heard; received, so paid for.
-                    Ok(WorkerFrame::Tokens { text, tokens }) => {
-                        served.text.push_str(&text);
-                        if served.payer.on_tokens(tokens).is_err() {
+                    Ok(WorkerFrame::Tokens(frame)) => {
+                        if served.keep(&frame, &self.chat).is_err()
+                            || served.payer.on_tokens(frame.tokens).is_err()
+                        {
                             return;
                         }
                     }
@@ -373,7 +477,7 @@ impl Run {
             JobErrorCode::BadRequest => (
                 Outcome::Rejected(error.code),
                 GatewayError::BadRequest {
-                    field: None,
+                    field: blamed(&error.message).map(str::to_owned),
                     message: error.message,
                 },
             ),
@@ -418,6 +522,19 @@ impl Run {
     }
 }
 
+/// The parameter that a worker's refusal names at its beginning, if it is one of those that only an engine can
+/// judge.
+fn blamed(message: &str) -> Option<&'static str> {
+    const JUDGED_BY_ENGINES: [&str; 4] = [
+        "response_format",
+        "guided_regex",
+        "guided_grammar",
+        "logit_bias",
+    ];
+    let (name, _) = message.split_once(':')?;
+    JUDGED_BY_ENGINES.into_iter().find(|known| *known == name)
+}
+
 /// Every way in which a receipt could say something else than what happened here.
 fn check(
     signed: &SignedReceipt,
@@ -442,7 +559,7 @@ fn check(
         (receipt.model_digest == offer.model_digest, "another model"),
         (receipt.request_digest == request_digest, "another request"),
         (
-            receipt.response_digest == Digest::sha256(served.text.as_bytes()),
+            receipt.response_digest == served.digest(),
             "another answer than arrived",
         ),
         (

@@ -1,8 +1,8 @@
 //! A model that says what a test wants, when the test wants it.
 
 use cocoon_inference::{
-    Engine, EngineError, FinishReason, Generation, Message, ModelInfo, Pooling, Prompt, Request,
-    Step,
+    Constraint, Engine, EngineError, FinishReason, Generation, Message, ModelInfo, Pooling,
+    PositionLogprobs, Prompt, Request, Step, TokenLogprob,
 };
 use cocoon_protocol::Digest;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,13 @@ pub fn digest() -> Digest {
     Digest::sha256(b"scripted weights")
 }
 
-/// Says `words` words of one token each. A prompt has a token for each of its words.
+/// A regular expression that it cannot follow.
+pub const BAD_REGEX: &str = "[";
+/// A text of which it makes no embedding.
+pub const NOT_EMBEDDED: &str = "no embedding of this";
+
+/// Says `words` words of one token each, with its seed before them if it is given one. A prompt has a token
+/// for each of its words, and so has a text to embed.
 pub struct Scripted {
     info: ModelInfo,
     words: usize,
@@ -24,6 +30,11 @@ pub struct Scripted {
     pub steps: Arc<AtomicUsize>,
     /// Generations that were dropped.
     pub dropped: Arc<AtomicUsize>,
+    /// What it was asked for.
+    pub requests: Arc<Mutex<Vec<Request>>>,
+    /// Texts in each call for embeddings.
+    pub embedded: Arc<Mutex<Vec<usize>>>,
+    width: usize,
 }
 
 /// How many more steps may be computed.
@@ -83,8 +94,19 @@ impl Scripted {
             gate: Arc::clone(&gate),
             steps: Arc::default(),
             dropped: Arc::default(),
+            requests: Arc::default(),
+            embedded: Arc::default(),
+            width: 3,
         };
         (scripted, gate)
+    }
+
+    /// A model whose embeddings have so many numbers.
+    pub fn embedding_in(width: usize) -> Self {
+        Self {
+            width,
+            ..Self::of(0)
+        }
     }
 
     /// What it says.
@@ -93,7 +115,31 @@ impl Scripted {
     }
 }
 
-fn word(number: usize) -> String {
+/// The embedding of a text: as its words, its length, and the pooling say.
+pub fn embedding(text: &str, pooling: Pooling, width: usize) -> Vec<f32> {
+    let words = u16::try_from(text.split_whitespace().count()).unwrap();
+    let sign = if pooling == Pooling::Mean { 1.0 } else { -1.0 };
+    let mut numbers = vec![f32::from(words) * sign; width];
+    numbers[0] = f32::from(u16::try_from(text.len()).unwrap());
+    numbers
+}
+
+/// The log-probabilities of a word.
+pub fn likely(word: &str, top: u8) -> PositionLogprobs {
+    let candidate = |text: String, logprob| TokenLogprob {
+        token: 1,
+        bytes: text.into_bytes(),
+        logprob,
+    };
+    PositionLogprobs {
+        chosen: candidate(word.to_owned(), -0.5),
+        top: (0..top)
+            .map(|at| candidate(format!("other{at}"), -1.0 - f32::from(at)))
+            .collect(),
+    }
+}
+
+pub fn word(number: usize) -> String {
     format!("word{number} ")
 }
 
@@ -111,13 +157,37 @@ impl Engine for Scripted {
         })
     }
 
-    fn embed(&self, _: &[String], _: Pooling) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
-        unreachable!("no test asks for one")
+    fn embed(
+        &self,
+        texts: &[String],
+        pooling: Pooling,
+    ) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
+        self.embedded.lock().unwrap().push(texts.len());
+        if texts.iter().any(|text| text == NOT_EMBEDDED) {
+            return Err(EngineError::Unsupported {
+                feature: "embeddings",
+                found: "nothing".to_owned(),
+            });
+        }
+        let words = texts.iter().map(|text| text.split_whitespace().count());
+        let tokens = u32::try_from(words.sum::<usize>()).unwrap();
+        let numbers = texts
+            .iter()
+            .map(|text| embedding(text, pooling, self.width));
+        Ok((numbers.collect(), tokens))
     }
 
     fn start(&self, request: Request) -> Result<Box<dyn Generation + Send>, EngineError> {
+        self.requests.lock().unwrap().push(request.clone());
         let params = request.params;
+        if params.constraint == Some(Constraint::Regex(BAD_REGEX.to_owned())) {
+            return Err(EngineError::Constraint {
+                message: "unclosed character class".to_owned(),
+            });
+        }
         Ok(Box::new(Saying {
+            before: params.seed.map_or(String::new(), |seed| format!("{seed}.")),
+            top: params.logprobs,
             said: 0,
             words: self.words,
             limit: usize::try_from(params.max_tokens).unwrap(),
@@ -129,6 +199,8 @@ impl Engine for Scripted {
 }
 
 struct Saying {
+    before: String,
+    top: Option<u8>,
     said: usize,
     words: usize,
     limit: usize,
@@ -150,12 +222,13 @@ impl Generation for Saying {
                 finish: Some(FinishReason::Stop),
             });
         }
-        let text = word(self.said);
+        let text = format!("{}{}", self.before, word(self.said));
+        let logprobs = self.top.map(|top| likely(&text, top));
         self.said += 1;
         Ok(Step {
             text,
             tokens: 1,
-            logprobs: Vec::new(),
+            logprobs: logprobs.into_iter().collect(),
             finish: (self.said == self.limit).then_some(FinishReason::Length),
         })
     }

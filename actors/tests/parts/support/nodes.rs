@@ -324,10 +324,7 @@ pub fn chat(prompt: &str, max_tokens: u32) -> JobSubmission {
             content: prompt.to_owned(),
         }],
         max_tokens: Some(max_tokens),
-        temperature: None,
-        top_p: None,
-        seed: None,
-        stop: Vec::new(),
+        ..JobSubmission::default()
     }
 }
 
@@ -337,7 +334,7 @@ pub async fn read(handle: &mut JobHandle) -> (String, JobEvent) {
     loop {
         match handle.next().await.unwrap() {
             JobEvent::Accepted { .. } => {}
-            JobEvent::Delta { text: more } => text.push_str(&more),
+            JobEvent::Delta(more) => text.push_str(&more.text),
             last => return (text, last),
         }
     }
