@@ -20,7 +20,9 @@ parameters.port = 0
 parameters.n_parallel = 2
 parameters.n_ctx = 2048
 parameters.kv_unified = False
-parameters.cpuparams.n_threads = 2
+# One thread: more would spin for one another on a machine that runs other tests.
+parameters.cpuparams.n_threads = 1
+parameters.cpuparams_batch.n_threads = 1
 parameters.warmup = False
 parameters.verbosity = -1
 if "--embeddings" in sys.argv[2:]:

@@ -52,7 +52,12 @@ impl LoopbackUrl {
         if uri.scheme_str() != Some("http") {
             return Err(wrong("on the loopback it is plain http"));
         }
-        let port = authority.port_u16().unwrap_or(80);
+        let after_host = authority.as_str().strip_prefix(host).unwrap_or_default();
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if after_host.is_empty() => 80,
+            None => return Err(wrong("its port is none")),
+        };
         Ok(Self {
             root: format!("http://{}", std::net::SocketAddr::new(ip, port)),
             base: uri.path().trim_end_matches('/').to_owned(),

@@ -108,9 +108,9 @@ fn a_real_server_answers_counts_and_stops_as_the_engine_promises() {
     assert!(server.url.starts_with(&about.runs_on));
 
     // The template is ours, so the model knows that it is asked.
-    let question = "Is the sky blue? Answer yes or no, and say why.";
+    let question = "Tell me about cats.";
     let free = answer(&engine, question, SamplingParams::greedy(24));
-    assert!(free.text.contains("sky"), "{}", free.text);
+    assert!(free.text.contains("Cats"), "{}", free.text);
     assert!(free.pieces.len() > 4, "the answer is streamed");
     assert!((1..=24).contains(&free.tokens));
     assert_eq!(free, answer(&engine, question, SamplingParams::greedy(24)));
@@ -122,10 +122,10 @@ fn a_real_server_answers_counts_and_stops_as_the_engine_promises() {
         SamplingParams {
             temperature: 1.0,
             seed: Some(7),
-            ..SamplingParams::greedy(120)
+            ..SamplingParams::greedy(60)
         },
     );
-    assert!(long.tokens > 0 && long.tokens <= 120);
+    assert!(long.tokens > 0 && long.tokens <= 60);
     let (_, cut) = (
         long,
         answer(
@@ -186,12 +186,12 @@ fn a_real_server_answers_counts_and_stops_as_the_engine_promises() {
         &engine,
         question,
         SamplingParams {
-            stop: vec!["sky".to_owned()],
+            stop: vec!["intelligent".to_owned()],
             ..SamplingParams::greedy(40)
         },
     );
     assert_eq!(stopped.finish, FinishReason::Stop);
-    assert!(!stopped.text.contains("sky") && free.text.starts_with(&stopped.text));
+    assert!(!stopped.text.contains("intelligent") && free.text.starts_with(&stopped.text));
     let schema = r#"{"type":"object","properties":{"city":{"type":"string","maxLength":20}},"required":["city"],
         "additionalProperties":false}"#;
     let json = answer(
@@ -207,7 +207,7 @@ fn a_real_server_answers_counts_and_stops_as_the_engine_promises() {
 
     // Two answers at once, and one that is dropped makes room.
     let together: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4)
+        let threads: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| answer(&engine, question, SamplingParams::greedy(24)).text))
             .collect();
         threads
@@ -216,7 +216,7 @@ fn a_real_server_answers_counts_and_stops_as_the_engine_promises() {
             .collect()
     });
     assert!(
-        together.iter().all(|text| text.contains("sky")),
+        together.iter().all(|text| text.contains("Cats")),
         "{together:?}"
     );
 
