@@ -262,7 +262,8 @@ impl Job {
             .unwrap_or(NanoTon::from_nano(u64::MAX));
         let choices = chat.choices();
         // What was agreed is for all answers together.
-        let share = lease.offer.max_output_tokens / u32::from(choices).max(1);
+        let most = lease.offer.max_output_tokens;
+        let share = most.checked_div(u32::from(choices)).unwrap_or(0);
         if share == 0 {
             return Err(rejected(refuse(
                 JobErrorCode::BadRequest,

@@ -14,28 +14,31 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use cocoon_actors::gateway_port::{Completion, GatewayError, JobEvent, JobHandle};
+use cocoon_actors::gateway_port::{
+    Completion, Delta as Said, Finish, GatewayError, JobEvent, JobHandle, PositionLogprobs,
+};
 use futures::stream;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::HttpState;
 use super::error::ApiError;
+use super::intake::{JOB_HEADER, json_body, permit};
 use super::openai::reply::{
-    AssistantMessage, Chunk, ChunkChoice, Delta, Extension, Head, Whole, WholeChoice, completion_id,
+    AssistantMessage, Chunk, ChunkChoice, Delta, Extension, Head, Logprobs, Whole, WholeChoice,
+    completion_id,
 };
 use super::openai::request::{self, ChatRequest};
 
-/// Names the job in a response's headers.
-const JOB_HEADER: HeaderName = HeaderName::from_static("x-cocoon-job");
-/// Most text of an answer that is gathered for a caller who does not stream, bytes. A worker is
+/// Most text of all answers that is gathered for a caller who does not stream, bytes. A worker is
 /// paid by the token; this bounds what it may call a token.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// The same for log-probabilities, as the wire counts them.
+const MAX_LOGPROB_BYTES: usize = 32 * 1024 * 1024;
 
 /// The handler.
 pub(super) async fn create(
@@ -43,21 +46,17 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let gateway = state.gateway()?;
-    require_json(&request)?;
-    let body = read_body(&state, request).await?;
+    let body = json_body(&state, request).await?;
     let ChatRequest {
         submission,
         stream,
         include_usage,
     } = request::parse(&body)?;
     drop(body);
-    let permit = Arc::clone(&state.job_permits)
-        .try_acquire_owned()
-        .map_err(|_| GatewayError::Overloaded {
-            limit: state.limits.max_jobs,
-        })?;
+    let permit = permit(&state)?;
 
     let model = submission.model.clone();
+    let (choices, wants_logprobs) = (submission.choices(), submission.top_logprobs.is_some());
     let job = gateway.submit(submission).await?;
     let answer = Answer {
         head: Head {
@@ -73,6 +72,8 @@ pub(super) async fn create(
             model,
         },
         job,
+        choices,
+        wants_logprobs,
         _permit: permit,
     };
     let name = answer.job.job().to_string();
@@ -90,78 +91,25 @@ pub(super) async fn create(
     Ok(response)
 }
 
-/// A page on the web can make a browser post text to loopback without asking, but not JSON.
-fn require_json(request: &Request) -> Result<(), ApiError> {
-    let is_json = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"));
-    if is_json {
-        Ok(())
-    } else {
-        Err(ApiError::invalid(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "send the header `Content-Type: application/json`",
-        ))
-    }
-}
-
-async fn read_body(state: &HttpState, request: Request) -> Result<Bytes, ApiError> {
-    match tokio::time::timeout(state.limits.body_timeout, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(ApiError::invalid(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                format!(
-                    "the body may have at most {} bytes",
-                    state.limits.max_body_bytes
-                ),
-            ))
-        }
-        Ok(Err(rejection)) => Err(ApiError::invalid(
-            rejection.status(),
-            "unreadable_body",
-            "the body could not be read to its end",
-        )),
-        Err(_) => Err(ApiError::invalid(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
-            format!(
-                "the body did not arrive within {} s",
-                state.limits.body_timeout.as_secs()
-            ),
-        )),
-    }
-}
-
 /// A job on its way to an HTTP response.
 struct Answer {
     head: Head,
     job: JobHandle,
+    choices: u8,
+    wants_logprobs: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Answer {
     async fn whole(mut self) -> Result<Response, ApiError> {
-        let mut text = String::new();
+        let mut gathered = Gathered::new(self.choices);
         while let Some(event) = self.job.next().await {
             match event {
-                JobEvent::Accepted { .. } => {}
-                JobEvent::Delta { text: more } => {
-                    if text.len().saturating_add(more.len()) > MAX_ANSWER_BYTES {
-                        return Err(GatewayError::Internal {
-                            reason: format!("the answer is larger than {MAX_ANSWER_BYTES} bytes"),
-                        }
-                        .into());
-                    }
-                    text.push_str(&more);
-                }
+                // A conversation has no embeddings.
+                JobEvent::Accepted { .. } | JobEvent::Embeddings(_) => {}
+                JobEvent::Delta(delta) => gathered.push(delta)?,
                 JobEvent::Finished(completion) => {
-                    return Ok(Json(self.completed(&text, &completion)).into_response());
+                    return Ok(Json(self.completed(&gathered, &completion)).into_response());
                 }
                 JobEvent::Failed(error) => return Err(error.into()),
             }
@@ -173,19 +121,20 @@ impl Answer {
         .into())
     }
 
-    fn completed<'a>(&'a self, text: &'a str, completion: &Completion) -> Whole<'a> {
+    fn completed<'a>(&'a self, gathered: &'a Gathered, completion: &Completion) -> Whole<'a> {
+        let choice = |(index, (text, positions)): (u8, &'a (String, Vec<_>))| WholeChoice {
+            index,
+            message: AssistantMessage {
+                role: "assistant",
+                content: text,
+                refusal: None,
+            },
+            finish_reason: finish_of(completion, index).into(),
+            logprobs: self.wants_logprobs.then(|| Logprobs::of(positions)),
+        };
         Whole {
             head: &self.head,
-            choices: [WholeChoice {
-                index: 0,
-                message: AssistantMessage {
-                    role: "assistant",
-                    content: text,
-                    refusal: None,
-                },
-                finish_reason: completion.finish.into(),
-                logprobs: None,
-            }],
+            choices: (0..).zip(&gathered.answers).map(choice).collect(),
             usage: completion.usage.into(),
             cocoon: Extension::new(self.job.job(), completion),
         }
@@ -205,10 +154,13 @@ impl Answer {
             include_usage,
             pending: VecDeque::new(),
         };
-        events.say(Delta {
-            role: Some("assistant"),
-            content: Some(""),
-        });
+        for choice in 0..events.answer.choices {
+            let role = Delta {
+                role: Some("assistant"),
+                content: Some(""),
+            };
+            events.say(choice, role, None);
+        }
         if let Some(event) = first {
             events.take(event);
         }
@@ -231,23 +183,75 @@ impl Answer {
     }
 }
 
+/// What has arrived of each choice, for a caller who does not stream.
+struct Gathered {
+    answers: Vec<(String, Vec<PositionLogprobs>)>,
+    text_bytes: usize,
+    logprob_bytes: usize,
+}
+
+impl Gathered {
+    fn new(choices: u8) -> Self {
+        Self {
+            answers: vec![Default::default(); usize::from(choices)],
+            text_bytes: 0,
+            logprob_bytes: 0,
+        }
+    }
+
+    fn push(&mut self, delta: Said) -> Result<(), ApiError> {
+        let positions = delta.logprobs.iter().map(PositionLogprobs::most_bytes);
+        self.text_bytes = self.text_bytes.saturating_add(delta.text.len());
+        self.logprob_bytes = positions.fold(self.logprob_bytes, usize::saturating_add);
+        for (bytes, limit) in [
+            (self.text_bytes, MAX_ANSWER_BYTES),
+            (self.logprob_bytes, MAX_LOGPROB_BYTES),
+        ] {
+            if bytes > limit {
+                return Err(GatewayError::Internal {
+                    reason: format!("the answer is larger than {limit} bytes"),
+                }
+                .into());
+            }
+        }
+        // The port lets no other choice through.
+        if let Some((text, positions)) = self.answers.get_mut(usize::from(delta.choice)) {
+            text.push_str(&delta.text);
+            positions.extend(delta.logprobs);
+        }
+        Ok(())
+    }
+}
+
+fn finish_of(completion: &Completion, index: u8) -> Finish {
+    let finish = completion.finishes.get(usize::from(index));
+    finish.copied().unwrap_or(Finish::Stop)
+}
+
 /// A job as server-sent events.
 struct Events {
     answer: Answer,
     include_usage: bool,
-    /// Made and not sent yet; at most the three that end a stream.
+    /// Made and not sent yet; at most one for each choice and two more, which end a stream.
     pending: VecDeque<Event>,
 }
 
 impl Events {
     fn take(&mut self, event: JobEvent) {
         match event {
-            JobEvent::Accepted { .. } => {}
-            JobEvent::Delta { text } => {
-                self.say(Delta {
+            // A conversation has no embeddings.
+            JobEvent::Accepted { .. } | JobEvent::Embeddings(_) => {}
+            JobEvent::Delta(Said {
+                choice,
+                text,
+                logprobs,
+            }) => {
+                let delta = Delta {
                     role: None,
                     content: Some(&text),
-                });
+                };
+                let wanted = self.answer.wants_logprobs;
+                self.say(choice, delta, wanted.then(|| Logprobs::of(&logprobs)));
             }
             JobEvent::Finished(completion) => self.finish(&completion),
             JobEvent::Failed(error) => {
@@ -259,17 +263,22 @@ impl Events {
 
     fn finish(&mut self, completion: &Completion) {
         let head = &self.answer.head;
-        let last = json(&Chunk {
-            head,
-            choices: vec![ChunkChoice {
-                index: 0,
-                delta: Delta::default(),
-                finish_reason: Some(completion.finish.into()),
-                logprobs: None,
-            }],
-            usage: self.include_usage.then_some(None),
-            cocoon: Some(Extension::new(self.answer.job.job(), completion)),
-        });
+        for index in 0..self.answer.choices {
+            let is_last = index.saturating_add(1) == self.answer.choices;
+            let extension = || Extension::new(self.answer.job.job(), completion);
+            let end = json(&Chunk {
+                head,
+                choices: vec![ChunkChoice {
+                    index,
+                    delta: Delta::default(),
+                    finish_reason: Some(finish_of(completion, index).into()),
+                    logprobs: None,
+                }],
+                usage: self.include_usage.then_some(None),
+                cocoon: is_last.then(extension),
+            });
+            self.pending.push_back(end);
+        }
         let usage = self.include_usage.then(|| {
             json(&Chunk {
                 head,
@@ -278,19 +287,18 @@ impl Events {
                 cocoon: None,
             })
         });
-        self.pending.push_back(last);
         self.pending.extend(usage);
         self.pending.push_back(Event::default().data("[DONE]"));
     }
 
-    fn say(&mut self, delta: Delta<'_>) {
+    fn say(&mut self, index: u8, delta: Delta<'_>, logprobs: Option<Logprobs<'_>>) {
         let chunk = json(&Chunk {
             head: &self.answer.head,
             choices: vec![ChunkChoice {
-                index: 0,
+                index,
                 delta,
                 finish_reason: None,
-                logprobs: None,
+                logprobs,
             }],
             usage: self.include_usage.then_some(None),
             cocoon: None,

@@ -109,8 +109,8 @@ pub async fn unknown_route() -> ApiError {
     ApiError::invalid(
         StatusCode::NOT_FOUND,
         "unknown_url",
-        "no such path; this node serves POST /v1/chat/completions, GET /v1/models, \
-         GET /v1/receipts/{id}, GET /health, GET /metrics, GET /status.json",
+        "no such path; this node serves POST /v1/chat/completions, POST /v1/embeddings, \
+         GET /v1/models, GET /v1/receipts/{id}, GET /health, GET /metrics, GET /status.json",
     )
 }
 

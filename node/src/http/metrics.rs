@@ -50,8 +50,9 @@ impl HttpMetrics {
 /// The route of a path, out of a fixed list: for labels and logs, where a stranger's path must not
 /// appear.
 pub(super) fn route(path: &str) -> &'static str {
-    const EXACT: [&str; 7] = [
+    const EXACT: [&str; 8] = [
         "/v1/chat/completions",
+        "/v1/embeddings",
         "/v1/models",
         "/health",
         "/metrics",

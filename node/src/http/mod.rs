@@ -1,8 +1,9 @@
-//! HTTP: `OpenAI`'s chat completions for apps, status and metrics for operators.
+//! HTTP: `OpenAI`'s chat completions and embeddings for apps, status and metrics for operators.
 //!
 //! | method and path | for |
 //! |---|---|
 //! | `POST /v1/chat/completions` | a job, streamed or whole |
+//! | `POST /v1/embeddings` | a job that embeds texts |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | what verified workers serve now |
 //! | `GET /v1/receipts/{id}` | a job's signed receipt and its evidence |
 //! | `GET /health`, `GET /metrics`, `GET /status.json` | operators |
@@ -13,8 +14,10 @@
 
 pub mod admin;
 pub mod chat;
+pub mod embeddings;
 pub mod error;
 pub mod guard;
+mod intake;
 pub mod listener;
 pub mod metrics;
 pub mod models;
@@ -194,6 +197,7 @@ fn router(parts: HttpParts, loopback_only: bool) -> Router {
     });
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
         .route("/v1/receipts/{id}", get(receipts::get))

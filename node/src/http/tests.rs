@@ -3,6 +3,8 @@
 
 mod answers;
 mod callers;
+mod embeddings;
 mod own_client;
 mod refusals;
+mod richer_answers;
 mod scripted;

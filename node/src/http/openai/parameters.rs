@@ -1,9 +1,10 @@
-//! Which parameters of a chat request are honoured, and which are refused and why.
+//! Which parameters of a request are honoured, and which are refused and why.
 
 use serde_json::{Map, Value};
 
-/// Parameters that are honoured.
-pub(super) const HONOURED: [&str; 10] = [
+/// Parameters of a chat request that are honoured: first `OpenAI`'s, then what vLLM and llama.cpp call by the
+/// same names.
+pub(super) const HONOURED: [&str; 22] = [
     "messages",
     "model",
     "stream",
@@ -14,6 +15,31 @@ pub(super) const HONOURED: [&str; 10] = [
     "top_p",
     "seed",
     "stop",
+    "n",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "guided_regex",
+    "guided_grammar",
+];
+
+/// Parameters of a request for embeddings that are honoured; `pooling` is ours.
+pub(super) const EMBEDDING_HONOURED: [&str; 4] = ["model", "input", "encoding_format", "pooling"];
+
+/// What `OpenAI` documents for embeddings and is not in [`EMBEDDING_HONOURED`].
+pub(super) const EMBEDDING_REFUSED: [Refused; 2] = [
+    refused(
+        "dimensions",
+        never,
+        "embeddings have the length that the model gives them",
+    ),
+    refused("user", never, NO_ACCOUNTS),
 ];
 
 /// A parameter that `OpenAI` documents and this gateway cannot honour.
@@ -36,10 +62,6 @@ fn never(_: &Value) -> bool {
     false
 }
 
-fn zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
-}
-
 pub(super) fn is_false(value: &Value) -> bool {
     value.as_bool() == Some(false)
 }
@@ -53,37 +75,7 @@ const NO_ACCOUNTS: &str =
     "this gateway keeps no accounts and tells workers nothing about who is asking; remove it";
 
 /// Sorted by subject. Everything `OpenAI` documents for chat completions and is not in [`HONOURED`].
-pub(super) const REFUSED: [Refused; 26] = [
-    refused(
-        "n",
-        |v| v.as_u64() == Some(1),
-        "one answer per request; send more requests",
-    ),
-    refused(
-        "frequency_penalty",
-        zero,
-        "the sampler has no penalties; leave it out or send 0",
-    ),
-    refused(
-        "presence_penalty",
-        zero,
-        "the sampler has no penalties; leave it out or send 0",
-    ),
-    refused(
-        "logit_bias",
-        |v| v.as_object().is_some_and(Map::is_empty),
-        "the sampler has no biases",
-    ),
-    refused("logprobs", is_false, "log probabilities are not sent"),
-    refused("top_logprobs", zero, "log probabilities are not sent"),
-    refused(
-        "response_format",
-        |v| {
-            v.as_object()
-                .is_some_and(|o| o.len() == 1 && o.get("type") == Some(&"text".into()))
-        },
-        "only {\"type\":\"text\"}",
-    ),
+pub(super) const REFUSED: [Refused; 19] = [
     refused("tools", empty_list, NO_TOOLS),
     refused("tool_choice", |v| v.as_str() == Some("none"), NO_TOOLS),
     refused("parallel_tool_calls", never, NO_TOOLS),

@@ -1,12 +1,15 @@
-//! The shapes of answers: `chat.completion`, its chunks, the models list.
+//! The shapes of answers: `chat.completion`, its chunks, log-probabilities, the models list.
 //!
 //! One extension: the object `cocoon` on a whole answer, and on the chunk of a stream that carries
 //! `finish_reason`. It names the job, the worker and the receipt and says what the answer cost.
 //! `OpenAI`'s SDKs keep unknown fields, so `completion.cocoon["cost_nanoton"]` works in Python.
 
-use cocoon_actors::gateway_port::{Completion, Finish, ServedModel, Usage};
+use cocoon_actors::gateway_port::{
+    Completion, Finish, PositionLogprobs, ServedModel, TokenLogprob, Usage,
+};
 use cocoon_protocol::ids::JobId;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// The id of an answer; `GET /v1/receipts/{id}` takes it too.
 #[must_use]
@@ -36,25 +39,25 @@ pub struct Whole<'a> {
     /// Id, time, model.
     #[serde(flatten)]
     pub head: &'a Head,
-    /// Always one.
-    pub choices: [WholeChoice<'a>; 1],
+    /// As many as were asked for.
+    pub choices: Vec<WholeChoice<'a>>,
     /// Token counts.
     pub usage: UsageReply,
     /// Who, and for how much.
     pub cocoon: Extension,
 }
 
-/// The one choice of a whole answer.
+/// One choice of a whole answer.
 #[derive(Debug, Serialize)]
 pub struct WholeChoice<'a> {
-    /// 0.
-    pub index: u32,
+    /// Counted from 0.
+    pub index: u8,
     /// The answer.
     pub message: AssistantMessage<'a>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Always null: log probabilities are not sent.
-    pub logprobs: Option<()>,
+    /// Null unless asked for.
+    pub logprobs: Option<Logprobs<'a>>,
 }
 
 /// What the model said.
@@ -87,14 +90,69 @@ pub struct Chunk<'a> {
 /// The one choice of a chunk.
 #[derive(Debug, Serialize)]
 pub struct ChunkChoice<'a> {
-    /// 0.
-    pub index: u32,
+    /// Counted from 0.
+    pub index: u8,
     /// What is new.
     pub delta: Delta<'a>,
     /// Null until the end.
     pub finish_reason: Option<FinishReason>,
-    /// Always null.
-    pub logprobs: Option<()>,
+    /// Of the tokens in this chunk; null unless asked for.
+    pub logprobs: Option<Logprobs<'a>>,
+}
+
+/// The log-probabilities of an answer, or of a chunk of it.
+#[derive(Debug, Serialize)]
+pub struct Logprobs<'a> {
+    /// For each token in turn.
+    pub content: Vec<PositionReply<'a>>,
+    /// Always null; SDKs expect the field.
+    pub refusal: Option<()>,
+}
+
+impl<'a> Logprobs<'a> {
+    /// Of these positions.
+    #[must_use]
+    pub fn of(positions: &'a [PositionLogprobs]) -> Self {
+        let position = |position: &'a PositionLogprobs| PositionReply {
+            chosen: CandidateReply::of(&position.chosen),
+            top_logprobs: position.top.iter().map(CandidateReply::of).collect(),
+        };
+        Self {
+            content: positions.iter().map(position).collect(),
+            refusal: None,
+        }
+    }
+}
+
+/// The log-probabilities at one position.
+#[derive(Debug, Serialize)]
+pub struct PositionReply<'a> {
+    /// The token that was chosen.
+    #[serde(flatten)]
+    pub chosen: CandidateReply<'a>,
+    /// The likeliest ones.
+    pub top_logprobs: Vec<CandidateReply<'a>>,
+}
+
+/// A token and how likely it was.
+#[derive(Debug, Serialize)]
+pub struct CandidateReply<'a> {
+    /// What it says; what is not UTF-8 is replaced, since a token need not be whole characters.
+    pub token: Cow<'a, str>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// What it says, exactly.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> CandidateReply<'a> {
+    fn of(candidate: &'a TokenLogprob) -> Self {
+        Self {
+            token: String::from_utf8_lossy(&candidate.token),
+            logprob: candidate.logprob,
+            bytes: &candidate.token,
+        }
+    }
 }
 
 /// What is new in a chunk.

@@ -1,28 +1,28 @@
 //! From the bytes of a chat request to a job.
 //!
 //! The rule: a parameter is honoured, or refused with its name. A parameter that this gateway
-//! cannot honour is accepted only at the value that asks for nothing (`logprobs: false`,
-//! `presence_penalty: 0`), since many clients send those. `null` is the same as absent.
+//! cannot honour is accepted only at the value that asks for nothing (`store: false`,
+//! `tools: []`), since many clients send those. `null` is the same as absent.
 //!
 //! `user`, `metadata` and their kin are refused: nothing here keeps accounts, and passing them to a
 //! stranger's machine would tell it who is asking.
 
-use std::fmt;
+use std::collections::BTreeMap;
 
-use axum::http::StatusCode;
-use cocoon_actors::gateway_port::{ChatMessage, JobSubmission, MAX_MESSAGES, Role};
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use cocoon_actors::gateway_port::{
+    ChatMessage, JobSubmission, MAX_CHOICES, MAX_LOGIT_BIAS, MAX_MESSAGES, MAX_TOP_LOGPROBS, Role,
+};
 use serde_json::{Map, Value};
 
+use super::fields::{
+    RequestError, acceptable, boolean, count, fields, missing, number, quotable, text, wrong_type,
+};
+use super::format;
 use super::parameters::{HONOURED, NO_TOOLS, REFUSED, is_false};
-use crate::http::error::ApiError;
 use crate::suggest;
 
 /// Most text parts in one message.
 const MAX_PARTS: usize = 256;
-/// Longest parameter name that an error repeats, characters.
-const MAX_QUOTED_CHARS: usize = 64;
 
 /// A chat request that may become a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,187 +35,41 @@ pub struct ChatRequest {
     pub include_usage: bool,
 }
 
-/// Why a request is refused. Quotes names of parameters, never values.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// Not JSON.
-    #[error("the body is not valid JSON: line {line}, column {column}")]
-    NotJson {
-        /// Where.
-        line: usize,
-        /// Where.
-        column: usize,
-    },
-    /// JSON, and not an object.
-    #[error("the body must be a JSON object")]
-    NotAnObject,
-    /// Given twice, so that one of them would be dropped.
-    #[error("`{param}` is given more than once")]
-    Repeated {
-        /// Which.
-        param: String,
-    },
-    /// Required and absent.
-    #[error("`{param}` is required")]
-    Missing {
-        /// Which.
-        param: String,
-    },
-    /// Of another JSON type.
-    #[error("`{param}` must be {expected}, got {found}")]
-    WrongType {
-        /// Which.
-        param: String,
-        /// What is right.
-        expected: &'static str,
-        /// What came.
-        found: &'static str,
-    },
-    /// Right type, unacceptable value.
-    #[error("`{param}` {message}")]
-    Invalid {
-        /// Which.
-        param: String,
-        /// What would be right.
-        message: String,
-    },
-    /// A parameter that `OpenAI` has and this gateway does not.
-    #[error("`{param}` is not supported: {why}")]
-    Unsupported {
-        /// Which.
-        param: String,
-        /// Why, or what to do.
-        why: &'static str,
-    },
-    /// A parameter that nobody has.
-    #[error("unknown parameter `{param}`{}", did_you_mean(*.suggestion))]
-    Unknown {
-        /// Which.
-        param: String,
-        /// A name that is close.
-        suggestion: Option<&'static str>,
-    },
-}
-
-fn did_you_mean(suggestion: Option<&str>) -> String {
-    suggestion
-        .map(|name| format!("; did you mean `{name}`?"))
-        .unwrap_or_default()
-}
-
-impl RequestError {
-    /// `error.code`.
-    #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::NotJson { .. } | Self::NotAnObject => "invalid_json",
-            Self::Repeated { .. } => "repeated_parameter",
-            Self::Missing { .. } => "missing_required_parameter",
-            Self::WrongType { .. } => "invalid_type",
-            Self::Invalid { .. } => "invalid_value",
-            Self::Unsupported { .. } => "unsupported_parameter",
-            Self::Unknown { .. } => "unknown_parameter",
-        }
-    }
-
-    /// `error.param`.
-    #[must_use]
-    pub fn param(&self) -> Option<&str> {
-        match self {
-            Self::NotJson { .. } | Self::NotAnObject => None,
-            Self::Repeated { param }
-            | Self::Missing { param }
-            | Self::WrongType { param, .. }
-            | Self::Invalid { param, .. }
-            | Self::Unsupported { param, .. }
-            | Self::Unknown { param, .. } => Some(param),
-        }
-    }
-}
-
-impl From<RequestError> for ApiError {
-    fn from(error: RequestError) -> Self {
-        let mut api = Self::invalid(StatusCode::BAD_REQUEST, error.code(), error.to_string());
-        api.param = error.param().map(str::to_owned);
-        api
-    }
-}
-
 /// Reads and checks a request.
 ///
 /// # Errors
 /// The first thing that is wrong, by the parameter's name.
 pub fn parse(body: &[u8]) -> Result<ChatRequest, RequestError> {
-    let Object {
-        mut fields,
-        repeated,
-    } = serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() {
-            RequestError::NotAnObject
-        } else {
-            RequestError::NotJson {
-                line: error.line(),
-                column: error.column(),
-            }
-        }
-    })?;
-    if let Some(name) = repeated {
-        return Err(RequestError::Repeated {
-            param: quotable(&name),
-        });
-    }
-    fields.retain(|_, value| !value.is_null());
-    refuse_what_is_not_honoured(&fields)?;
-
+    let fields = fields(body, &HONOURED, &REFUSED)?;
     let stream = boolean(fields.get("stream"), "stream")?.unwrap_or(false);
     let submission = JobSubmission {
+        embedding: None,
         model: fields
             .get("model")
             .ok_or_else(|| missing("model"))
             .and_then(|value| text(value, "model"))?,
         messages: messages(fields.get("messages").ok_or_else(|| missing("messages"))?)?,
         max_tokens: max_tokens(&fields)?,
+        n: choices(fields.get("n"))?,
         temperature: number(fields.get("temperature"), "temperature")?,
+        top_k: top_k(fields.get("top_k"))?,
         top_p: number(fields.get("top_p"), "top_p")?,
+        min_p: number(fields.get("min_p"), "min_p")?,
+        repetition_penalty: number(fields.get("repetition_penalty"), "repetition_penalty")?,
+        frequency_penalty: number(fields.get("frequency_penalty"), "frequency_penalty")?,
+        presence_penalty: number(fields.get("presence_penalty"), "presence_penalty")?,
+        logit_bias: logit_bias(fields.get("logit_bias"))?,
+        top_logprobs: top_logprobs(&fields)?,
+        response_format: format::answer_format(&fields)?,
         seed: seed(fields.get("seed"))?,
         stop: stops(fields.get("stop"))?,
     };
-    submission
-        .validate()
-        .and_then(|()| submission.encode().map(drop))
-        .map_err(|error| RequestError::Invalid {
-            param: error.field,
-            message: error.message,
-        })?;
+    acceptable(&submission)?;
     Ok(ChatRequest {
         submission,
         stream,
         include_usage: include_usage(fields.get("stream_options"), stream)?,
     })
-}
-
-fn refuse_what_is_not_honoured(fields: &Map<String, Value>) -> Result<(), RequestError> {
-    for (name, value) in fields {
-        if HONOURED.contains(&name.as_str()) {
-            continue;
-        }
-        match REFUSED.iter().find(|refused| refused.name == name) {
-            Some(refused) if (refused.harmless)(value) => {}
-            Some(refused) => {
-                return Err(RequestError::Unsupported {
-                    param: name.clone(),
-                    why: refused.why,
-                });
-            }
-            None => {
-                return Err(RequestError::Unknown {
-                    suggestion: suggest::nearest(name, HONOURED),
-                    param: quotable(name),
-                });
-            }
-        }
-    }
-    Ok(())
 }
 
 fn messages(value: &Value) -> Result<Vec<ChatMessage>, RequestError> {
@@ -356,33 +210,100 @@ fn max_tokens(fields: &Map<String, Value>) -> Result<Option<u32>, RequestError> 
     }
 }
 
-fn count(value: Option<&Value>, param: &str) -> Result<Option<u32>, RequestError> {
-    let Some(value) = value else { return Ok(None) };
-    if !value.is_number() {
-        return Err(wrong_type(param, "an integer", value));
+fn choices(value: Option<&Value>) -> Result<Option<u8>, RequestError> {
+    let Some(wanted) = count(value, "n")? else {
+        return Ok(None);
+    };
+    match u8::try_from(wanted) {
+        // One is what there is without asking.
+        Ok(1) => Ok(None),
+        Ok(n) if n <= MAX_CHOICES => Ok(Some(n)),
+        _ => Err(RequestError::Invalid {
+            param: "n".to_owned(),
+            message: format!("must be an integer from 1 to {MAX_CHOICES}; send more requests"),
+        }),
     }
-    value
-        .as_u64()
-        .and_then(|number| u32::try_from(number).ok())
-        .filter(|number| *number > 0)
-        .map(Some)
-        .ok_or_else(|| RequestError::Invalid {
-            param: param.to_owned(),
-            message: format!("must be an integer from 1 to {}", u32::MAX),
-        })
 }
 
-fn number(value: Option<&Value>, param: &str) -> Result<Option<f32>, RequestError> {
-    // The sampler works in f32; the bounds are checked after the conversion, by `validate`.
-    #[allow(clippy::cast_possible_truncation)]
-    value
-        .map(|value| {
-            value
-                .as_f64()
-                .map(|number| number as f32)
-                .ok_or_else(|| wrong_type(param, "a number", value))
-        })
-        .transpose()
+/// -1 is how vLLM says "all".
+fn top_k(value: Option<&Value>) -> Result<Option<u32>, RequestError> {
+    let Some(value) = value else { return Ok(None) };
+    if !value.is_number() {
+        return Err(wrong_type("top_k", "an integer", value));
+    }
+    match value.as_i64() {
+        Some(-1 | 0) => Ok(None),
+        Some(number) if u32::try_from(number).is_ok() => Ok(u32::try_from(number).ok()),
+        _ => Err(RequestError::Invalid {
+            param: "top_k".to_owned(),
+            message: format!(
+                "must be an integer from -1 to {}; -1 and 0 keep all",
+                u32::MAX
+            ),
+        }),
+    }
+}
+
+/// `{"50256": -100}`: token numbers as strings, as in `OpenAI`'s API.
+fn logit_bias(value: Option<&Value>) -> Result<BTreeMap<u32, f32>, RequestError> {
+    let Some(value) = value else {
+        return Ok(BTreeMap::new());
+    };
+    let biases = value
+        .as_object()
+        .ok_or_else(|| wrong_type("logit_bias", "an object", value))?;
+    let invalid = |message: String| RequestError::Invalid {
+        param: "logit_bias".to_owned(),
+        message,
+    };
+    // Before any of them is copied; `validate` would say the same, later.
+    if biases.len() > MAX_LOGIT_BIAS {
+        let got = biases.len();
+        return Err(invalid(format!(
+            "holds {got} tokens, the limit is {MAX_LOGIT_BIAS}"
+        )));
+    }
+    let mut read = BTreeMap::new();
+    for (token, bias) in biases {
+        // A sign or a leading zero would let one token be named twice.
+        let numbered = token
+            .parse::<u32>()
+            .ok()
+            .filter(|number| number.to_string() == *token)
+            .ok_or_else(|| {
+                let quoted = quotable(token);
+                invalid(format!("has the key `{quoted}`, which is no token number"))
+            })?;
+        let param = format!("logit_bias.{token}");
+        if let Some(bias) = number(Some(bias), &param)? {
+            read.insert(numbered, bias);
+        }
+    }
+    Ok(read)
+}
+
+/// `logprobs` says whether, `top_logprobs` with how many alternatives.
+fn top_logprobs(fields: &Map<String, Value>) -> Result<Option<u8>, RequestError> {
+    let wanted = boolean(fields.get("logprobs"), "logprobs")?.unwrap_or(false);
+    let Some(value) = fields.get("top_logprobs") else {
+        return Ok(wanted.then_some(0));
+    };
+    if !value.is_number() {
+        return Err(wrong_type("top_logprobs", "an integer", value));
+    }
+    let top = value.as_u64().and_then(|top| u8::try_from(top).ok());
+    let invalid = |message: String| RequestError::Invalid {
+        param: "top_logprobs".to_owned(),
+        message,
+    };
+    match top.filter(|top| *top <= MAX_TOP_LOGPROBS) {
+        None => Err(invalid(format!(
+            "must be an integer from 0 to {MAX_TOP_LOGPROBS}"
+        ))),
+        Some(top) if wanted => Ok(Some(top)),
+        Some(0) => Ok(None),
+        Some(_) => Err(invalid("is only for `logprobs: true`".to_owned())),
+    }
 }
 
 /// A negative seed is its two's complement: what matters is that the same seed means the same.
@@ -446,81 +367,6 @@ fn include_usage(options: Option<&Value>, stream: bool) -> Result<bool, RequestE
         .get("include_usage")
         .filter(|value| !value.is_null());
     Ok(boolean(value, "stream_options.include_usage")?.unwrap_or(false))
-}
-
-fn boolean(value: Option<&Value>, param: &str) -> Result<Option<bool>, RequestError> {
-    value
-        .map(|value| {
-            value
-                .as_bool()
-                .ok_or_else(|| wrong_type(param, "true or false", value))
-        })
-        .transpose()
-}
-
-fn text(value: &Value, param: &str) -> Result<String, RequestError> {
-    value
-        .as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| wrong_type(param, "a string", value))
-}
-
-fn missing(param: &str) -> RequestError {
-    RequestError::Missing {
-        param: param.to_owned(),
-    }
-}
-
-fn wrong_type(param: &str, expected: &'static str, found: &Value) -> RequestError {
-    RequestError::WrongType {
-        param: param.to_owned(),
-        expected,
-        found: match found {
-            Value::Null => "null",
-            Value::Bool(_) => "a boolean",
-            Value::Number(_) => "a number",
-            Value::String(_) => "a string",
-            Value::Array(_) => "an array",
-            Value::Object(_) => "an object",
-        },
-    }
-}
-
-fn quotable(name: &str) -> String {
-    name.chars().take(MAX_QUOTED_CHARS).collect()
-}
-
-/// A JSON object that remembers whether a name came twice (`serde_json` keeps the last silently).
-struct Object {
-    fields: Map<String, Value>,
-    repeated: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Object;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut object = Object {
-                    fields: Map::new(),
-                    repeated: None,
-                };
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    if object.fields.insert(name.clone(), value).is_some() {
-                        object.repeated.get_or_insert(name);
-                    }
-                }
-                Ok(object)
-            }
-        }
-        deserializer.deserialize_map(Fields)
-    }
 }
 
 #[cfg(test)]

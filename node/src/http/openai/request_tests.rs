@@ -5,6 +5,7 @@
 )]
 
 use super::*;
+use cocoon_actors::gateway_port::AnswerFormat;
 use serde_json::json;
 
 fn request() -> Value {
@@ -43,6 +44,16 @@ fn every_honoured_parameter_reaches_the_job() {
         "top_p": 0.5,
         "seed": -1,
         "stop": ["x", "y"],
+        "n": 3,
+        "top_k": 40,
+        "min_p": 0.125,
+        "repetition_penalty": 1.25,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "logit_bias": {"50256": -100, "7": 0.5},
+        "logprobs": true,
+        "top_logprobs": 4,
+        "guided_regex": "a+",
     }))
     .unwrap();
     assert!(request.stream && request.include_usage);
@@ -65,6 +76,58 @@ fn every_honoured_parameter_reaches_the_job() {
     assert_eq!(job.top_p, Some(0.5));
     assert_eq!(job.seed, Some(u64::MAX));
     assert_eq!(job.stop, ["x", "y"]);
+    assert_eq!(
+        (job.n, job.top_k, job.min_p),
+        (Some(3), Some(40), Some(0.125))
+    );
+    assert_eq!(job.repetition_penalty, Some(1.25));
+    assert_eq!(job.frequency_penalty, Some(0.5));
+    assert_eq!(job.presence_penalty, Some(-0.5));
+    let biases: Vec<_> = job.logit_bias.into_iter().collect();
+    assert_eq!(biases, [(7, 0.5), (50_256, -100.0)]);
+    assert_eq!(job.top_logprobs, Some(4));
+    let pattern = "a+".to_owned();
+    assert_eq!(job.response_format, Some(AnswerFormat::Regex { pattern }));
+}
+
+#[test]
+fn each_way_to_ask_for_a_format_reaches_the_job() {
+    let schema = json!({"type": "object", "properties": {"z": {}, "a": {}}});
+    let asked = json!({"type": "json_schema", "json_schema":
+        {"name": "some_thing-1", "strict": false, "description": null, "schema": schema}});
+    let format = |name: &str, value: Value| {
+        parsed(&with(name, value))
+            .unwrap()
+            .submission
+            .response_format
+    };
+    let Some(AnswerFormat::JsonSchema { schema: carried }) = format("response_format", asked)
+    else {
+        unreachable!("no schema")
+    };
+    // The order of the fields is part of what a schema says.
+    assert_eq!(serde_json::to_string(&carried).unwrap(), schema.to_string());
+    assert!(schema.to_string().find("\"z\"") < schema.to_string().find("\"a\""));
+    assert_eq!(
+        format("response_format", json!({"type": "json_object"})),
+        Some(AnswerFormat::JsonObject)
+    );
+    let lark = "start: /a/".to_owned();
+    assert_eq!(
+        format("guided_grammar", json!("start: /a/")),
+        Some(AnswerFormat::Grammar { lark })
+    );
+}
+
+#[test]
+fn log_probabilities_are_asked_for_by_logprobs_and_counted_by_top_logprobs() {
+    let mut request = with("logprobs", json!(true));
+    assert_eq!(parsed(&request).unwrap().submission.top_logprobs, Some(0));
+    request["top_logprobs"] = json!(20);
+    assert_eq!(parsed(&request).unwrap().submission.top_logprobs, Some(20));
+    request["logprobs"] = json!(false);
+    let refused = ("invalid_value", Some("top_logprobs".to_owned()));
+    assert_eq!(refusal(&request), refused);
 }
 
 #[test]
@@ -84,8 +147,9 @@ fn null_is_absent_for_every_parameter() {
 fn a_value_that_asks_for_nothing_is_accepted() {
     for (name, value) in [
         ("n", json!(1)),
-        ("frequency_penalty", json!(0)),
-        ("presence_penalty", json!(0.0)),
+        ("top_logprobs", json!(0)),
+        ("top_k", json!(-1)),
+        ("top_k", json!(0)),
         ("logit_bias", json!({})),
         ("logprobs", json!(false)),
         ("response_format", json!({"type": "text"})),
@@ -102,12 +166,8 @@ fn a_value_that_asks_for_nothing_is_accepted() {
 #[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     for (name, value) in [
-        ("n", json!(2)),
-        ("frequency_penalty", json!(0.1)),
-        ("logprobs", json!(true)),
         ("tools", json!([{"type": "function"}])),
         ("tool_choice", json!("auto")),
-        ("response_format", json!({"type": "json_object"})),
         ("user", json!("alice")),
         ("metadata", json!({"a": "b"})),
         ("store", json!(true)),
@@ -132,6 +192,12 @@ fn an_unknown_parameter_is_refused_with_a_suggestion() {
 #[test]
 fn each_bad_value_is_refused_with_its_place() {
     let message = |value: Value| with("messages", json!([value]));
+    let schema = |value: Value| {
+        with(
+            "response_format",
+            json!({"type": "json_schema", "json_schema": value}),
+        )
+    };
     for (value, code, param) in [
         (
             json!({"messages": [{"role": "user", "content": "hi"}]}),
@@ -225,6 +291,156 @@ fn each_bad_value_is_refused_with_its_place() {
         ),
         (with("stop", json!([1])), "invalid_type", "stop[0]"),
         (with("stop", json!("")), "invalid_value", "stop"),
+        (with("n", json!(0)), "invalid_value", "n"),
+        (with("n", json!(9)), "invalid_value", "n"),
+        (with("n", json!("2")), "invalid_type", "n"),
+        (with("top_k", json!(-2)), "invalid_value", "top_k"),
+        (with("top_k", json!(1.5)), "invalid_value", "top_k"),
+        (with("top_k", json!(u64::MAX)), "invalid_value", "top_k"),
+        (with("top_k", json!("all")), "invalid_type", "top_k"),
+        (with("min_p", json!(1)), "invalid_value", "min_p"),
+        (
+            with("repetition_penalty", json!(0)),
+            "invalid_value",
+            "repetition_penalty",
+        ),
+        (
+            with("frequency_penalty", json!(2.5)),
+            "invalid_value",
+            "frequency_penalty",
+        ),
+        (
+            with("presence_penalty", json!("much")),
+            "invalid_type",
+            "presence_penalty",
+        ),
+        (with("logit_bias", json!([1])), "invalid_type", "logit_bias"),
+        (
+            with("logit_bias", json!({"x": 1})),
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            with("logit_bias", json!({"-1": 1})),
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            with("logit_bias", json!({"+1": 1})),
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            with("logit_bias", json!({"4294967296": 1})),
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            with("logit_bias", json!({"1": 101})),
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
+            with("logit_bias", json!({"1": "much"})),
+            "invalid_type",
+            "logit_bias.1",
+        ),
+        (with("logprobs", json!(3)), "invalid_type", "logprobs"),
+        (
+            with("top_logprobs", json!(3)),
+            "invalid_value",
+            "top_logprobs",
+        ),
+        (
+            with("top_logprobs", json!(21)),
+            "invalid_value",
+            "top_logprobs",
+        ),
+        (
+            with("top_logprobs", json!("3")),
+            "invalid_type",
+            "top_logprobs",
+        ),
+        (
+            with("guided_regex", json!(1)),
+            "invalid_type",
+            "guided_regex",
+        ),
+        (
+            with("guided_regex", json!("")),
+            "invalid_value",
+            "guided_regex",
+        ),
+        (
+            with("guided_grammar", json!({})),
+            "invalid_type",
+            "guided_grammar",
+        ),
+        (
+            with("response_format", json!("json")),
+            "invalid_type",
+            "response_format",
+        ),
+        (
+            with("response_format", json!({})),
+            "missing_required_parameter",
+            "response_format.type",
+        ),
+        (
+            with("response_format", json!({"type": "yaml"})),
+            "invalid_value",
+            "response_format.type",
+        ),
+        (
+            with("response_format", json!({"type": "text", "schema": {}})),
+            "unknown_parameter",
+            "response_format.schema",
+        ),
+        (
+            with("response_format", json!({"type": "json_schema"})),
+            "missing_required_parameter",
+            "response_format.json_schema",
+        ),
+        (
+            schema(json!({"schema": {}})),
+            "missing_required_parameter",
+            "response_format.json_schema.name",
+        ),
+        (
+            schema(json!({"name": "a b", "schema": {}})),
+            "invalid_value",
+            "response_format.json_schema.name",
+        ),
+        (
+            schema(json!({"name": "a"})),
+            "missing_required_parameter",
+            "response_format.json_schema.schema",
+        ),
+        (
+            schema(json!({"name": "a", "schema": true})),
+            "invalid_type",
+            "response_format.json_schema.schema",
+        ),
+        (
+            schema(json!({"name": "a", "schema": {}, "strict": 1})),
+            "invalid_type",
+            "response_format.json_schema.strict",
+        ),
+        (
+            schema(json!({"name": "a", "schema": {}, "description": "d"})),
+            "unsupported_parameter",
+            "response_format.json_schema.description",
+        ),
+        (
+            schema(json!({"name": "a", "schema": {}, "colour": 1})),
+            "unknown_parameter",
+            "response_format.json_schema.colour",
+        ),
+        (
+            schema(json!({"name": "a", "schema": {"x": "y".repeat(70_000)}})),
+            "invalid_value",
+            "response_format",
+        ),
         (with("stream", json!("yes")), "invalid_type", "stream"),
         (
             with("stream_options", json!({"include_usage": true})),
@@ -234,6 +450,12 @@ fn each_bad_value_is_refused_with_its_place() {
     ] {
         assert_eq!(refusal(&value), (code, Some(param.to_owned())), "{value}");
     }
+    let mut two = with("guided_regex", json!("a"));
+    two["response_format"] = json!({"type": "json_object"});
+    assert_eq!(
+        refusal(&two),
+        ("invalid_value", Some("guided_regex".to_owned()))
+    );
     let both = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}],
         "max_tokens": 1, "max_completion_tokens": 2});
     assert_eq!(
@@ -325,6 +547,8 @@ fn fuzz_near_valid_requests_never_panic() {
         json!({}),
         json!({"include_usage": 1}),
         json!({"type": "text"}),
+        json!({"type": "json_object"}),
+        json!({"1": 1, "01": 1}),
     ];
     bolero::check!()
         .with_iterations(5_000)

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use cocoon_actors::gateway_port::{AdminCommand, JobEvent};
+use cocoon_actors::gateway_port::{AdminCommand, Delta, JobEvent};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,9 +25,7 @@ async fn hanging_up_in_the_middle_of_a_stream_cancels_the_job() {
             worker: worker(),
             prompt_tokens: 1,
         },
-        JobEvent::Delta {
-            text: "a".to_owned(),
-        },
+        JobEvent::Delta(Delta::of("a")),
     ])
     .await;
     let mut stream = server.post(&streamed()).await.bytes_stream();

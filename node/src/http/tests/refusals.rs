@@ -238,7 +238,7 @@ async fn a_body_that_is_not_a_chat_request_never_becomes_a_job() {
 #[tokio::test]
 async fn unknown_paths_and_wrong_methods_are_told_in_the_same_form() {
     let server = serve(Vec::new()).await;
-    let (status, error) = error_of(server.get("/v1/embeddings").await).await;
+    let (status, error) = error_of(server.get("/v1/images").await).await;
     assert_eq!((status, &error["code"]), (404, &json!("unknown_url")));
     let wrong = server.get("/v1/chat/completions").await;
     assert_eq!(wrong.headers()["allow"], "POST");

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use cocoon_actors::gateway_port::{
-    AdminCommand, Completion, Finish, Gateway, GatewayError, JobEvent, JobHandle, JobSubmission,
-    NodeStatus, NodeView, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, ServedModel, Usage,
-    job_channel,
+    AdminCommand, Completion, Delta, Finish, Gateway, GatewayError, JobEvent, JobHandle,
+    JobSubmission, NodeStatus, NodeView, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, ServedModel,
+    Usage, job_channel,
 };
 use cocoon_protocol::ids::{JobId, Keypair, PeerId};
 use cocoon_protocol::units::NanoTon;
@@ -60,14 +60,16 @@ pub(super) fn accepted() -> Step {
 }
 
 pub(super) fn delta(text: &str) -> Step {
-    Step::Emit(JobEvent::Delta {
-        text: text.to_owned(),
-    })
+    Step::Emit(JobEvent::Delta(Delta::of(text)))
 }
 
 pub(super) fn finished(finish: Finish) -> Step {
+    all_finished(vec![finish])
+}
+
+pub(super) fn all_finished(finishes: Vec<Finish>) -> Step {
     Step::Emit(JobEvent::Finished(Completion {
-        finish,
+        finishes,
         usage: Usage {
             prompt_tokens: 11,
             completion_tokens: 2,
@@ -269,7 +271,11 @@ async fn start(
 
 impl Server {
     pub(super) async fn post(&self, body: &Value) -> reqwest::Response {
-        let url = format!("{}/v1/chat/completions", self.url);
+        self.post_to("/v1/chat/completions", body).await
+    }
+
+    pub(super) async fn post_to(&self, path: &str, body: &Value) -> reqwest::Response {
+        let url = format!("{}{path}", self.url);
         self.http.post(url).json(body).send().await.unwrap()
     }
 
