@@ -52,7 +52,7 @@ pub fn measure(target: &Target, scale: usize) -> Option<DeviceCeiling> {
 /// The time of one, from many whose results are read: a lazy device has nothing done before that.
 fn time(work: impl Fn() -> Tensor<1>) -> Duration {
     let read = |tensor: Tensor<1>| {
-        let _ = tensor.cast(FloatDType::F32).into_data().to_vec::<f32>();
+        let _ = tensor.cast(FloatDType::F32).into_data().try_to_vec::<f32>();
     };
     read(work());
     let start = Instant::now();

@@ -86,6 +86,7 @@ pub(super) fn config(header: &Header) -> Result<Map<String, Json>, EngineError> 
         "gemma3" => keys.gemma()?,
         _ => {
             keys.copy_integer("attention.key_length", "head_dim")?;
+            keys.partial_rotation()?;
             keys.copy_integer("expert_count", "num_experts")?;
             keys.copy_integer("expert_used_count", "num_experts_per_tok")?;
             keys.copy_integer("expert_feed_forward_length", "moe_intermediate_size")?;
@@ -108,6 +109,23 @@ struct Keys<'h> {
 impl Keys<'_> {
     fn set(&mut self, key: &str, value: Json) {
         self.config.insert(key.to_owned(), value);
+    }
+
+    /// `rope.dimension_count` says how many elements of a head are turned: a share, where not all of them.
+    fn partial_rotation(&mut self) -> Result<(), GgufError> {
+        let width = self.integer("embedding_length")?;
+        let heads = self.integer("attention.head_count")?;
+        let head = match self.integer("attention.key_length")? {
+            Some(head) => Some(head),
+            None => width.zip(heads).and_then(|(w, h)| w.checked_div(h)),
+        };
+        if let (Some(head), Some(turned)) = (head, self.integer("rope.dimension_count")?)
+            && head != turned
+        {
+            let share = turned as f64 / head.max(1) as f64;
+            self.set("partial_rotary_factor", json!(share));
+        }
+        Ok(())
     }
 
     fn key(&self, key: &str) -> String {

@@ -11,7 +11,10 @@ pub(super) fn load(weights: &mut Weights<'_>) -> Result<Trunk, EngineError> {
     config.expect_text("hidden_act", &["silu"])?;
     let shape = GroupedShape::from_config(&config)?;
     let between = config.size("intermediate_size")?;
-    let rope = Rope::from_config(&config, shape.head_width)?;
+    let mut rope = Rope::from_config(&config, shape.head_width)?;
+    if weights.has("rope_freqs.weight") {
+        rope = rope.divided(&weights.vector("rope_freqs.weight", shape.head_width / 2)?);
+    }
     let mut blocks: Vec<Box<dyn Block>> = Vec::new();
     for layer in 0..config.layers()? {
         let prefix = format!("model.layers.{layer}");

@@ -31,7 +31,7 @@ const FAMILIES: &[(&str, Load)] = &[
 ];
 
 /// The architectures that can be loaded.
-pub fn known() -> impl Iterator<Item = &'static str> {
+pub(crate) fn known() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|(name, _)| *name)
 }
 

@@ -27,28 +27,6 @@ pub(crate) enum Gate {
 }
 
 impl Activations {
-    /// Rows from numbers.
-    pub(crate) fn from_rows(place: &Place, values: &[f32], width: usize) -> Self {
-        match place {
-            Place::Host(host) => {
-                let mut rows = host.take(values.len().checked_div(width).unwrap_or(0), width);
-                rows.values.copy_from_slice(values);
-                Self::Host(rows)
-            }
-            Place::Device { device, float } => {
-                let data = TensorData::new(values.to_vec(), [values.len() / width.max(1), width]);
-                Self::Device(Tensor::<2>::from_data(data, device).cast(*float))
-            }
-        }
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        match self {
-            Self::Host(rows) => rows.rows(),
-            Self::Device(rows) => rows.dims()[0],
-        }
-    }
-
     pub(crate) fn width(&self) -> usize {
         match self {
             Self::Host(rows) => rows.width,

@@ -58,7 +58,8 @@ impl Rope {
             return Ok(rope);
         };
         match scaling.text_or("rope_type", "default")? {
-            "default" => {}
+            // "factors": the checkpoint holds them as a tensor; see `Self::divided`.
+            "default" | "factors" => {}
             "linear" => {
                 let factor = scaling.float("factor")?;
                 rope.frequencies.iter_mut().for_each(|f| *f /= factor);
@@ -84,6 +85,14 @@ impl Rope {
             }
         }
         Ok(rope)
+    }
+
+    /// With each pair's frequency divided, as GGUF files of Llama 3 ask for.
+    pub(crate) fn divided(mut self, factors: &[f32]) -> Self {
+        for (frequency, factor) in self.frequencies.iter_mut().zip(factors) {
+            *frequency /= f64::from(*factor);
+        }
+        self
     }
 
     fn stretch_by_yarn(
