@@ -7,6 +7,9 @@ need=()
 for package in build-essential pkg-config libclang-dev librocksdb-dev tcpdump; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || need+=("$package")
 done
+if command -v python3 >/dev/null && ! python3 -c 'import ensurepip' 2>/dev/null; then
+    need+=(python3-venv)
+fi
 command -v cargo >/dev/null || {
     echo "setup: cargo was not found. Install Rust 1.95 or newer (https://rustup.rs), then run this again." >&2
     exit 1

@@ -87,7 +87,12 @@ impl Replays {
         } else {
             let fixed = Arc::new(Mutex::new(Fixed::new(inputs, shape, &self.device)));
             let graph = capture(&self.device, self.closure(Arc::clone(&fixed)));
-            tracing::info!(rows = shape[0], window = shape[1], replayed = graph.is_hardware(), "decode step recorded");
+            tracing::info!(
+                rows = shape[0],
+                window = shape[1],
+                replayed = graph.is_hardware(),
+                "decode step recorded"
+            );
             let output = graph.output().clone();
             self.recorded.insert(shape, (fixed, graph));
             output

@@ -136,18 +136,22 @@ fn a_bad_value_is_named() {
         let said = error.to_string();
         assert!(said.contains(word), "{said}");
     };
-    named(set("llama.embedding_length", text("64")), "embedding_length");
-    named(set("llama.embedding_length", number(0)), "hidden_size");
     named(
-        set("llama.block_count", number(u32::MAX)),
+        set("llama.embedding_length", text("64")),
+        "embedding_length",
+    );
+    named(set("llama.embedding_length", number(0)), "hidden_size");
+    named(set("llama.block_count", number(u32::MAX)), "4294967295");
+    named(
+        set("llama.block_count", number(100_000)),
         "num_hidden_layers",
     );
-    named(set("llama.rope.freq_base", float(f32::NAN)), "rope_theta");
+    named(set("llama.rope.freq_base", float(f32::NAN)), "freq_base");
     named(
         refused(|file| {
             file.metadata.remove("tokenizer.chat_template");
         }),
-        "chat_template",
+        "chat template",
     );
 }
 

@@ -111,7 +111,9 @@ pub enum GgufError {
     #[error("alignment {0} is not a power of two up to {MAX_ALIGNMENT}")]
     Alignment(u64),
     /// A tensor is stored in a format this reader does not dequantise.
-    #[error("tensor {tensor:?} has format number {format}; read are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K")]
+    #[error(
+        "tensor {tensor:?} has format number {format}; read are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K"
+    )]
     TensorFormat {
         /// Name of the tensor.
         tensor: String,

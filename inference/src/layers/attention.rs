@@ -174,7 +174,9 @@ impl Attention {
         } = *self;
         let heads_first = |all: &Tensor<2>, width: usize| {
             let chosen = all.clone().select(0, fixed.context.clone());
-            chosen.reshape([rows, window, kv_heads, width]).swap_dims(1, 2)
+            chosen
+                .reshape([rows, window, kv_heads, width])
+                .swap_dims(1, 2)
         };
         let keys = heads_first(keys, key_width);
         let values = match values {

@@ -17,7 +17,7 @@ mod tests;
 
 pub use layers::{Environment, Origin};
 pub use problems::{ConfigError, Problem};
-pub use settings::{EvidenceSource, Flags, NodeRole, SETTINGS, Setting, SettingKind};
+pub use settings::{EngineDevice, EvidenceSource, Flags, NodeRole, SETTINGS, Setting, SettingKind};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -55,6 +55,12 @@ pub struct Config {
     pub model_path: Option<PathBuf>,
     /// The name to serve it under; from the file if absent.
     pub model_id: Option<String>,
+    /// What computes the model.
+    pub device: EngineDevice,
+    /// Memory for keys and values, MiB.
+    pub cache_mib: u32,
+    /// Tokens guessed ahead; 0 guesses none.
+    pub speculation: u8,
     /// A server on this machine that computes the model; computed here if absent.
     pub upstream: Option<String>,
     /// The name under which it serves the model.
@@ -97,6 +103,9 @@ impl Default for Config {
             chain_url: "http://127.0.0.1:8547".to_owned(),
             model_path: None,
             model_id: None,
+            device: EngineDevice::Processor,
+            cache_mib: 1_024,
+            speculation: 0,
             upstream: None,
             upstream_model: None,
             price_input_nanoton: 20,

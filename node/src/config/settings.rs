@@ -43,6 +43,17 @@ pub enum EvidenceSource {
     Simulated,
 }
 
+/// What computes a worker's model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineDevice {
+    /// The processor, on all cores.
+    #[default]
+    Processor,
+    /// The first CUDA device. Only in binaries that were built with `--features cuda`.
+    Cuda,
+}
+
 /// The shape of a setting's value, for layers that know only text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingKind {
@@ -68,7 +79,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 22] = [
+pub const SETTINGS: [Setting; 25] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -79,6 +90,9 @@ pub const SETTINGS: [Setting; 22] = [
     setting("chain_url", SettingKind::Text),
     setting("model_path", SettingKind::Text),
     setting("model_id", SettingKind::Text),
+    setting("device", SettingKind::Text),
+    setting("cache_mib", SettingKind::Number),
+    setting("speculation", SettingKind::Number),
     setting("upstream", SettingKind::Text),
     setting("upstream_model", SettingKind::Text),
     setting("price_input_nanoton", SettingKind::Number),
@@ -142,6 +156,19 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_id: Option<String>,
+    /// Worker: what computes the model [default: processor]
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<EngineDevice>,
+    /// Worker: memory for keys and values, MiB, taken at the start [default: 1024]
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_mib: Option<u32>,
+    /// Worker: tokens guessed ahead from prompt and answer, which changes speed and nothing else; 0 guesses
+    /// none [default: 0]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<u8>,
     /// Worker: a server on this machine (vLLM, SGLang, llama.cpp) that computes the model, like
     /// http://127.0.0.1:8000/v1; the model's file still judges it [default: compute it here]
     #[arg(long, value_name = "URL")]

@@ -108,10 +108,7 @@ pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWo
         runs_on = %about.runs_on,
         "model loaded"
     );
-    Ok(LoadedWorker {
-        engine,
-        source,
-    })
+    Ok(LoadedWorker { engine, source })
 }
 
 #[cfg_attr(not(feature = "simulated-evidence"), allow(unused_variables))]

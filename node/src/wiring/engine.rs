@@ -6,11 +6,11 @@ use std::sync::Arc;
 use cocoon_inference::upstream::{
     LocalModel, LoopbackUrl, Patience, UpstreamConfig, UpstreamEngine,
 };
-use cocoon_inference::{BurnEngine, Engine, EngineError, EngineOptions};
+use cocoon_inference::{BurnEngine, CacheRoom, Engine, EngineError, EngineOptions};
 use tracing::info;
 
 use super::WiringError;
-use crate::config::Config;
+use crate::config::{Config, EngineDevice};
 
 /// Loads the model, or finds the server that computes it. Either way the file is read for its digest.
 pub(super) async fn load(config: &Config, path: &Path) -> Result<Arc<dyn Engine>, WiringError> {
@@ -31,16 +31,34 @@ pub(super) async fn load(config: &Config, path: &Path) -> Result<Arc<dyn Engine>
         }
     };
     let file = path.to_owned();
-    let loading = tokio::task::spawn_blocking(move || open(&file, upstream, id));
+    let options = options(config)?;
+    let loading = tokio::task::spawn_blocking(move || open(&file, upstream, &options, id));
     loading
         .await
         .map_err(std::io::Error::other)?
         .map_err(|source| failed(path, source))
 }
 
+fn options(config: &Config) -> Result<EngineOptions, WiringError> {
+    let default = EngineOptions::default();
+    Ok(EngineOptions {
+        target: match config.device {
+            EngineDevice::Processor => default.target,
+            #[cfg(feature = "cuda")]
+            EngineDevice::Cuda => cocoon_inference::Target::Cuda,
+            #[cfg(not(feature = "cuda"))]
+            EngineDevice::Cuda => return Err(WiringError::NoCuda),
+        },
+        cache: CacheRoom::Bytes(u64::from(config.cache_mib).saturating_mul(1 << 20)),
+        speculation: usize::from(config.speculation),
+        ..default
+    })
+}
+
 fn open(
     path: &Path,
     upstream: Option<UpstreamConfig>,
+    options: &EngineOptions,
     id: Option<String>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
     let mut told = 0;
@@ -59,7 +77,7 @@ fn open(
             None => Arc::new(engine),
         });
     }
-    let engine = BurnEngine::load(path, &EngineOptions::default(), &mut tell)?;
+    let engine = BurnEngine::load(path, options, &mut tell)?;
     Ok(match id {
         Some(id) => Arc::new(engine.with_id(id)),
         None => Arc::new(engine),

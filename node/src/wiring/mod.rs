@@ -125,6 +125,11 @@ pub enum WiringError {
         /// What it lacks.
         setting: &'static str,
     },
+    /// A CUDA device is asked for and this build has none.
+    #[error(
+        "device = \"cuda\" needs a binary that was built with `--features cuda`; see docs/operators.md"
+    )]
+    NoCuda,
     /// No evidence can be made here.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),

@@ -122,9 +122,9 @@ async fn bodies(client: &mut Watched) {
         ),
         (
             json,
-            with(|body| body["n"] = json!(2)),
+            with(|body| body["n"] = json!(9)),
             400,
-            "unsupported_parameter",
+            "invalid_value",
             Some("n"),
         ),
         (
@@ -177,7 +177,7 @@ async fn routes(client: &mut Watched) {
     let wrong = http().delete(url("/v1/models")).send().await.unwrap();
     assert_code(wrong, 405, "method_not_allowed").await;
     for path in [
-        "/v1/embeddings",
+        "/v1/audio/speech",
         "/",
         "/v1/chat/completions/x",
         "/../etc/passwd",
