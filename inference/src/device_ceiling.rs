@@ -37,7 +37,7 @@ pub fn measure(target: &Target, scale: usize) -> Option<DeviceCeiling> {
     let scale = scale.max(1);
     let length = STREAM.checked_div(scale)?;
     let vector = Tensor::<1>::ones([length], &device).cast(float);
-    let stream = time(|| vector.clone().add_scalar(1.0).slice([0..1]));
+    let stream = time(|| vector.clone().add_scalar(1.0).narrow(0, 0, 1));
     let side = SQUARE.checked_div(scale)?;
     let matrix =
         || Tensor::<2>::random([side, side], Distribution::Uniform(-1.0, 1.0), &device).cast(float);

@@ -44,6 +44,7 @@ struct LatentBlock {
     feed: Feed,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one of them a layer")]
 /// Queries come from the row itself, or from a compressed one.
 enum Queries {
     Direct(Linear),
@@ -173,7 +174,8 @@ fn block(
     let apart = move |head_width: usize, plain: usize| {
         let halves = crate::layers::halves(turned);
         move |row: usize| {
-            let (head, at) = (row / head_width.max(1), row % head_width.max(1));
+            let at = row.checked_rem(head_width).unwrap_or(0);
+            let head = row.checked_div(head_width).unwrap_or(0);
             let at = match at.checked_sub(plain) {
                 Some(at) => plain.saturating_add(halves(at)),
                 None => at,

@@ -5,6 +5,9 @@
 //! a device, everything is a burn tensor. A layer matches on the two and does the same in both; tests hold
 //! them against one another. A family (`crate::families`) never looks inside.
 
+// Either place's form of a layer, a few hundred in a model.
+#![allow(clippy::large_enum_variant)]
+
 mod activations;
 mod attention;
 mod fixed;

@@ -1,5 +1,7 @@
 //! RMSNorm (Zhang and Sennrich, *Root Mean Square Layer Normalization*, 2019).
 
+#![allow(clippy::arithmetic_side_effects)] // burn's operators
+
 use burn::tensor::{FloatDType, Tensor};
 
 use super::activations::Activations;

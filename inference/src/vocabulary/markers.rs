@@ -34,6 +34,7 @@ impl Markers {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.by_text.len()
     }

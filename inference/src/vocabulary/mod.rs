@@ -193,6 +193,7 @@ impl Vocabulary {
     }
 
     /// Whether this token ends the model's turn.
+    #[cfg(test)]
     pub(crate) fn ends_turn(&self, token: u32) -> bool {
         self.ends.binary_search(&token).is_ok()
     }
@@ -256,11 +257,13 @@ impl Vocabulary {
     }
 
     /// Whether this is a control token.
+    #[cfg(test)]
     pub(crate) fn is_special(&self, token: u32) -> bool {
         self.name(token).is_some()
     }
 
     /// The name of a control token: `<|im_end|>`.
+    #[cfg(test)]
     pub(crate) fn name(&self, token: u32) -> Option<&str> {
         match self.pieces.get(usize::try_from(token).ok()?)? {
             Piece::Control(name) => Some(name),
