@@ -97,14 +97,6 @@ pub enum EngineError {
     /// The engine's thread has ended; nothing more will come from it.
     #[error("the engine has stopped")]
     Stopped,
-    /// The checkpoint's architecture is not one of ours.
-    #[error("the model's architecture is {found:?}; this engine knows {known}")]
-    UnknownArchitecture {
-        /// What the checkpoint says.
-        found: String,
-        /// What can be loaded.
-        known: String,
-    },
     /// A value of the checkpoint's configuration.
     #[error("the model's configuration: {key} must be {wanted}")]
     Config {

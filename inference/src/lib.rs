@@ -1,14 +1,16 @@
 //! Weights in, tokens out: language models on burn.
 //!
-//! This room knows nothing of networks, money or evidence, and has no async. One [`Engine`] holds the
-//! weights of one model; it turns messages into a [`Prompt`] and a prompt into a [`Generation`], which is
-//! stepped by whoever owns a thread for it. Generations share the weights and own their key-value cache.
+//! This room knows nothing of networks, money or evidence, and has no async. One [`Engine`] serves one model:
+//! it turns messages into a [`Prompt`] and a [`Request`] into a [`Generation`], which its owner asks for
+//! steps. [`BurnEngine`] computes here; [`upstream`] speaks to another server on this machine.
 //!
 //! ```text
-//! GGUF file ─ gguf ─┬─ llama      weights and forward pass (burn)
-//!                   ├─ vocabulary text ⇄ tokens, control tokens kept out of user text
-//!                   └─ template   messages → text
-//! forward pass → sampler → stream (whole characters, stop strings) → Step
+//! GGUF file, Hugging Face folder ─ checkpoint ─┬─ families on layers   weights, forward pass
+//!                                              │    ├─ kernel          on the processor
+//!                                              │    └─ burn tensors    on any other device
+//!                                              ├─ vocabulary           text ⇄ tokens
+//!                                              └─ template             messages → text
+//! serving: who is in the next pass → decoder → sampling → stream → Step
 //! ```
 //!
 //! The model file may come from a stranger: it is checked against named limits before anything in it is

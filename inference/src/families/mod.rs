@@ -1,7 +1,7 @@
 //! Model families: what each makes of the shared layers. One file a family.
 //!
 //! A family is a function from a checkpoint's configuration and weights, under Hugging Face's names, to a
-//! [`Trunk`]. To add one: write the file, name its architecture in [`FAMILIES`], and give the tests a tiny
+//! [`Trunk`]. To add one: write the file, name its architecture in [`FAMILIES`] and in the checkpoint's list, and give the tests a tiny
 //! checkpoint (`inference/reference`).
 
 mod config;
@@ -19,7 +19,7 @@ use crate::layers::{Trunk, Weights};
 
 type Load = fn(&mut Weights<'_>) -> Result<Trunk, EngineError>;
 
-/// Architectures, as `config.json` names them, and who loads them.
+/// Who loads each of [`crate::checkpoint::KNOWN_ARCHITECTURES`].
 const FAMILIES: &[(&str, Load)] = &[
     ("LlamaForCausalLM", llama::load),
     ("Qwen2ForCausalLM", qwen2::load),
@@ -30,22 +30,28 @@ const FAMILIES: &[(&str, Load)] = &[
     ("Gemma3ForCausalLM", gemma3::load),
 ];
 
-/// The architectures that can be loaded.
-pub(crate) fn known() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(name, _)| *name)
-}
-
-/// Loads what the configuration's `architectures` names.
+/// Loads what the configuration's `architectures` names. A checkpoint of another has not been opened.
 ///
 /// # Errors
-/// [`EngineError::UnknownArchitecture`], and what the family itself finds.
+/// What the family finds.
 pub(crate) fn load(weights: &mut Weights<'_>) -> Result<Trunk, EngineError> {
     let config = weights.config();
     let named = config.texts("architectures").unwrap_or_default();
     let found = FAMILIES.iter().find(|(name, _)| named.contains(name));
-    let (_, load) = found.ok_or_else(|| EngineError::UnknownArchitecture {
+    let (_, load) = found.ok_or_else(|| EngineError::Unsupported {
+        feature: "architecture",
         found: named.join(", "),
-        known: known().collect::<Vec<_>>().join(", "),
     })?;
     load(weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::checkpoint::KNOWN_ARCHITECTURES;
+
+    #[test]
+    fn every_architecture_that_a_checkpoint_may_have_is_loaded_by_a_family() {
+        let families: Vec<&str> = super::FAMILIES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(families, KNOWN_ARCHITECTURES);
+    }
 }

@@ -13,7 +13,6 @@
 //! named limit or against the bytes that are really there *before* anything is allocated for it, all
 //! arithmetic on file values is checked, and every failure is a [`GgufError`].
 
-mod file;
 mod header;
 mod quant;
 mod superblock;
@@ -21,7 +20,6 @@ mod superblock;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-pub use file::{GgufFile, MAX_FILE_BYTES};
 pub use header::parse;
 pub use quant::{Format, dequantise};
 
@@ -44,22 +42,6 @@ pub enum GgufError {
     /// Reading the file failed.
     #[error("cannot read the file: {0}")]
     Io(#[from] std::io::Error),
-    /// The file is larger than this reader takes.
-    #[error("the file has {bytes} bytes, the limit is {limit}")]
-    FileTooLarge {
-        /// Size of the file.
-        bytes: u64,
-        /// [`MAX_FILE_BYTES`].
-        limit: u64,
-    },
-    /// The file changed its size while it was read, or memory for it could not be had.
-    #[error("the file was announced with {announced} bytes but {read} could be read into memory")]
-    Incomplete {
-        /// Bytes the file system announced.
-        announced: u64,
-        /// Bytes that were read.
-        read: u64,
-    },
     /// The first four bytes are not `GGUF`.
     #[error("not a GGUF file")]
     Magic,

@@ -4,7 +4,7 @@ use crate::EngineError;
 
 /// Tokens in one page of the key-value cache, the unit in which memory is given to answers and prompts'
 /// beginnings are shared.
-pub const PAGE_TOKENS: usize = 16;
+pub use crate::kernel::PAGE_TOKENS;
 
 /// Which rows' outputs are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
