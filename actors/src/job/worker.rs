@@ -7,10 +7,17 @@
 //!        ─► receipt, durable ─► Finished ─► Done
 //! ```
 
+mod door;
+mod refusal;
+
+pub use self::door::serve;
+use self::refusal::{
+    Refused, cashier_error, engine_failed, last_words, redeem_error, refuse, start_error,
+};
 use crate::ask::{Address, AskError, ask, ask_surely, tell_surely};
-use crate::attestor::{Attestor, Enclave, Enclaves, binding};
+use crate::attestor::{Attestor, Enclave};
+use crate::cashier::Cashier;
 use crate::cashier::earning::{Accept, CloseWorkerJob, OpenWorkerJob, PayingChannel};
-use crate::cashier::{Cashier, CashierError};
 use crate::clock;
 use crate::engine::{Embed, Engine, Generate, Said, StartError, Started};
 use crate::gateway_port::JobSubmission;
@@ -20,25 +27,20 @@ use crate::job::pipe::{Pipe, PipeError, Received};
 use crate::job::{HANDSHAKE_LIMIT, VOUCHER_LIMIT, answer_digest};
 use crate::metrics::{Metrics, Side, TokenKind};
 use crate::negotiator::{Negotiator, Redeem, Release};
-use crate::port::SessionStream;
 use cocoon_inference::EngineError;
 use cocoon_protocol::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, Tokens, WorkerFrame,
 };
 use cocoon_protocol::metering::Payee;
-use cocoon_protocol::negotiation::{Lease, Offer, RedeemError};
+use cocoon_protocol::negotiation::{Lease, Offer};
 use cocoon_protocol::receipt::{Ending, Receipt, SignedReceipt};
 use cocoon_protocol::units::UnixMillis;
 use cocoon_protocol::voucher::SignedVoucher;
 use cocoon_protocol::{Digest, NanoTon, PeerId, PublicKey32};
-use cocoon_settlement::chain::ChainError;
-use cocoon_settlement::ledger::LedgerError;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{debug, info, warn};
 
 /// Vouchers that a client may send beyond one for each frame: the newest of the job before, and one
 /// with which it ends this job early.
@@ -61,87 +63,6 @@ pub struct WorkerParts {
     pub metrics: Metrics,
 }
 
-/// Takes inbound sessions, `limit` at once, until the sender is gone.
-pub async fn serve(
-    parts: WorkerParts,
-    mut sessions: mpsc::Receiver<(PeerId, SessionStream)>,
-    limit: usize,
-) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(limit));
-    let scopes = Arc::new(Scopes::draw());
-    while let Some((client, stream)) = sessions.recv().await {
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            warn!(%client, limit, "session refused: too many run");
-            continue;
-        };
-        let (parts, scopes) = (parts.clone(), Arc::clone(&scopes));
-        tokio::spawn(async move {
-            let _slot = slot;
-            session(parts, scopes, client, stream).await;
-        });
-    }
-}
-
-async fn session(parts: WorkerParts, scopes: Arc<Scopes>, client: PeerId, stream: SessionStream) {
-    let greeted = timeout(HANDSHAKE_LIMIT, greet(&parts, stream)).await;
-    match greeted {
-        Err(_) => debug!(%client, "session: no job within the limit"),
-        Ok(Err(error)) => debug!(%client, %error, "session: refused"),
-        Ok(Ok((pipe, enclave, request))) => {
-            let span = info_span!("job", job = %request.job, side = "worker", %client);
-            let job = Job {
-                parts,
-                scopes,
-                client,
-                pipe,
-                enclave,
-                request,
-                started: clock::now(),
-            };
-            job.run().instrument(span).await;
-        }
-    }
-}
-
-/// Why a session ended before it had a job.
-#[derive(Debug, thiserror::Error)]
-enum GreetError {
-    #[error(transparent)]
-    Pipe(#[from] PipeError),
-    #[error(transparent)]
-    Wire(#[from] cocoon_protocol::WireError),
-    #[error(transparent)]
-    Ask(#[from] crate::ask::AskError),
-    #[error("the first frame is no job")]
-    NoJob,
-}
-
-async fn greet(
-    parts: &WorkerParts,
-    stream: SessionStream,
-) -> Result<(Pipe, Arc<Enclave>, JobRequest), GreetError> {
-    let (trust_domain, enclaves) = ask(&parts.attestor, Enclaves).await?;
-    let keys: Vec<_> = enclaves
-        .iter()
-        .map(|enclave| {
-            (
-                &enclave.secrets,
-                binding(trust_domain, &enclave.bundle.claims),
-            )
-        })
-        .collect();
-    let mut rng = StdRng::from_os_rng();
-    let (mut pipe, index) = Pipe::accept(stream, &keys, &mut rng).await?;
-    let enclave = enclaves.get(index).cloned().ok_or(GreetError::NoJob)?;
-    let Received::Frame(frame) = pipe.receive().await? else {
-        return Err(GreetError::NoJob);
-    };
-    match ClientFrame::decode(&frame)? {
-        ClientFrame::Job(request) => Ok((pipe, enclave, request)),
-        _ => Err(GreetError::NoJob),
-    }
-}
-
 struct Job {
     parts: WorkerParts,
     scopes: Arc<Scopes>,
@@ -150,13 +71,6 @@ struct Job {
     enclave: Arc<Enclave>,
     request: JobRequest,
     started: UnixMillis,
-}
-
-/// A refusal before the first token.
-type Refused = JobError;
-
-fn refuse(code: JobErrorCode, message: impl ToString) -> Refused {
-    JobError::new(code, message.to_string())
 }
 
 impl Job {
@@ -634,81 +548,4 @@ struct Serving<'a> {
 fn voucher_deadline() -> Instant {
     let now = Instant::now();
     now.checked_add(VOUCHER_LIMIT).unwrap_or(now)
-}
-
-/// What a client hears of a job that did not finish.
-fn last_words(ending: Ending, fault: Option<String>) -> Refused {
-    match (ending, fault) {
-        (Ending::PaymentStalled, Some(fault)) => refuse(JobErrorCode::VoucherInvalid, fault),
-        (Ending::PaymentStalled, None) => refuse(
-            JobErrorCode::CreditExhausted,
-            "no voucher came that pays for more",
-        ),
-        (Ending::ShutDown, _) => refuse(JobErrorCode::ShuttingDown, "the worker is going away"),
-        (Ending::EngineFailed, _) => refuse(JobErrorCode::Internal, "the engine failed"),
-        _ => refuse(JobErrorCode::Internal, "no receipt could be made"),
-    }
-}
-
-/// What an engine says of a constraint may quote the constraint.
-fn engine_failed(error: &EngineError) {
-    match error {
-        EngineError::Constraint { .. } => warn!("the engine could not keep to the answer's format"),
-        error => warn!(%error, "the engine failed"),
-    }
-}
-
-fn redeem_error(error: RedeemError) -> Refused {
-    let code = match error {
-        RedeemError::Expired { .. } => JobErrorCode::OfferExpired,
-        _ => JobErrorCode::OfferUnknown,
-    };
-    refuse(code, error)
-}
-
-/// `constrained` names the parameter that says what the answer must look like.
-fn start_error(error: &StartError, constrained: Option<&str>) -> Refused {
-    let code = match error {
-        StartError::Busy { .. } => JobErrorCode::Overloaded,
-        StartError::TooLong { .. } | StartError::Engine(EngineError::ContextTooLong { .. }) => {
-            JobErrorCode::ContextTooLong
-        }
-        StartError::Engine(EngineError::Constraint { message }) => {
-            let parameter = constrained.unwrap_or("response_format");
-            return refuse(JobErrorCode::BadRequest, format!("{parameter}: {message}"));
-        }
-        StartError::Engine(EngineError::Parameter { name, wanted }) => {
-            return refuse(
-                JobErrorCode::BadRequest,
-                format!("{name}: must be {wanted}"),
-            );
-        }
-        StartError::Engine(EngineError::EmptyMessages | EngineError::EmptyPrompt)
-        | StartError::Embedding(_) => JobErrorCode::BadRequest,
-        StartError::Engine(EngineError::Unsupported { .. }) => JobErrorCode::Unsupported,
-        StartError::Engine(EngineError::QueueFull { .. }) => JobErrorCode::Overloaded,
-        StartError::Engine(EngineError::Template(_) | EngineError::Tokenizer(_)) => {
-            // What these two have to say may quote the conversation, and is logged.
-            return refuse(JobErrorCode::Internal, "the prompt could not be made");
-        }
-        StartError::Engine(_) => JobErrorCode::Internal,
-    };
-    refuse(code, error)
-}
-
-fn cashier_error(error: &CashierError) -> Refused {
-    let code = match error {
-        CashierError::Underfunded { .. } => JobErrorCode::ChannelUnderfunded,
-        CashierError::NotOpen(_)
-        | CashierError::NotOurs(_)
-        | CashierError::ClosesTooSoon { .. }
-        // Something else lives at the address that the client has named, or somebody else pays there.
-        | CashierError::Chain(ChainError::ForeignCode { .. } | ChainError::BadData { .. })
-        | CashierError::Ledger(LedgerError::ChannelConflict(_)) => JobErrorCode::ChannelUnknown,
-        // Names of jobs are drawn by clients, at random.
-        CashierError::Ledger(LedgerError::JobExists(_)) => JobErrorCode::BadRequest,
-        CashierError::InUse(_) | CashierError::Unreconciled => JobErrorCode::Overloaded,
-        _ => JobErrorCode::Internal,
-    };
-    refuse(code, error)
 }
