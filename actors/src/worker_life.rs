@@ -145,6 +145,7 @@ impl WorkerLife {
             model,
             config: self.config,
             gpu_evidence: Digest::ZERO,
+            canary: Digest::ZERO,
             beacon: Beacon {
                 seqno: head.seqno,
                 hash: head.hash,

@@ -420,6 +420,7 @@ mod tests {
                 model: Digest::ZERO,
                 config: Digest::ZERO,
                 gpu_evidence: Digest::ZERO,
+                canary: Digest::ZERO,
                 beacon: Beacon {
                     seqno: 0,
                     hash: Digest::ZERO,

@@ -9,6 +9,7 @@ mod support;
 
 use cocoon_attestation::policy::simulated;
 use cocoon_attestation::{Check, EvidenceSource as _, FactorResult, Policy, SimulatedSource};
+use cocoon_protocol::evidence::Attached;
 use cocoon_protocol::evidence::EvidenceBundle;
 use cocoon_tdx_simulator::{CollateralTerms, Machine, Simulator, TcbStatus};
 use support::simulated::{honest, shaped, terms, verifier, verify, verify_at, with_collateral};
@@ -86,6 +87,7 @@ fn a_forger_with_a_root_of_its_own_is_refused_before_signatures_are_checked() {
         quote,
         collateral_json,
         claims: claims(),
+        attached: Attached::default(),
     };
     let verdict = verify(&bundle);
     refused(&verdict, &[Check::RootPinned]);

@@ -12,6 +12,7 @@ mod support;
 
 use cocoon_attestation::{Attested, Check, FactorResult, Intel, NotAttested, Policy, Trust};
 use cocoon_attestation::{Verdict, Verifier};
+use cocoon_protocol::evidence::Attached;
 use cocoon_protocol::evidence::EvidenceBundle;
 use cocoon_protocol::units::UnixMillis;
 use support::{claims, expectation, passed, policy_for_samples, refused};
@@ -59,6 +60,7 @@ fn bundle(sample: (&[u8], &[u8])) -> EvidenceBundle {
         quote: sample.0.to_vec(),
         collateral_json: sample.1.to_vec(),
         claims: claims(),
+        attached: Attached::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use cocoon_attestation::policy::simulated;
 use cocoon_attestation::{
     Check, EvidenceSource as _, FactorResult, Policy, SimulatedSource, Trust, Verdict, Verifier,
 };
+use cocoon_protocol::evidence::Attached;
 use cocoon_protocol::evidence::EvidenceBundle;
 use cocoon_protocol::units::UnixMillis;
 use support::{claims, expectation, policy_for_samples};
@@ -34,6 +35,7 @@ fn examine(trust: Trust, quote: &[u8], collateral: &[u8]) -> Verdict {
         quote: quote.to_vec(),
         collateral_json: collateral.to_vec(),
         claims,
+        attached: Attached::default(),
     };
     let beacons = support::beacons();
     let expectation = expectation(&bundle.claims, &beacons);

@@ -11,6 +11,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use cocoon_attestation::{Check, FactorResult, Trust, Verdict, Verifier};
+use cocoon_protocol::evidence::Attached;
 use cocoon_protocol::evidence::EvidenceBundle;
 use cocoon_protocol::units::UnixMillis;
 use support::{claims, expectation, policy_for_samples};
@@ -26,6 +27,7 @@ fn examine(quote: Vec<u8>, collateral_json: Vec<u8>) -> Verdict {
         quote,
         collateral_json,
         claims: claims(),
+        attached: Attached::default(),
     };
     let beacons = support::beacons();
     let expectation = expectation(&bundle.claims, &beacons);

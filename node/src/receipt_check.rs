@@ -21,7 +21,7 @@ use cocoon_protocol::units::NanoTon;
 use serde::Serialize;
 
 /// Largest receipt document, bytes: evidence in base64 and some labels.
-pub const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
+pub const MAX_DOCUMENT_BYTES: usize = 512 * 1024;
 
 /// One line of a report.
 #[derive(Clone, Debug, Serialize)]

@@ -239,6 +239,7 @@ mod with_simulated_evidence {
             model: Digest::from_bytes([4; 32]),
             config: Digest::from_bytes([10; 32]),
             gpu_evidence: Digest::ZERO,
+            canary: Digest::ZERO,
             beacon: beacon(),
             epoch: NOW_MS / 3_600_000,
         };

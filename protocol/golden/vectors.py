@@ -64,8 +64,9 @@ fields = [
     b"\x00" * 32,
     struct.pack("<I", 0x01020304) + b"\x06" * 32,
     struct.pack("<Q", 489_000),
+    b"\x08" * 32,
 ]
-data = b"cocoon/report-data/v1\0" + b"".join(struct.pack("<I", len(f)) + f for f in fields)
+data = b"cocoon/report-data/v2\0" + b"".join(struct.pack("<I", len(f)) + f for f in fields)
 report_data = hashlib.sha512(data).digest()
 print("report data         ", report_data.hex())
 print("evidence digest     ", sha256(report_data).hex())

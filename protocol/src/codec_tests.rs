@@ -621,7 +621,7 @@ fn debug_output_of_frames_holds_no_content() {
 #[test]
 fn evidence_is_named_by_every_claim() {
     let claims = one(any_claims());
-    let mut others = vec![claims.clone(); 9];
+    let mut others = vec![claims.clone(); 10];
     others[0].noise_key[0] ^= 1;
     others[1].mlkem_key[0] ^= 1;
     others[2].receipt_key[0] ^= 1;
@@ -631,6 +631,7 @@ fn evidence_is_named_by_every_claim() {
     others[6].gpu_evidence = Digest::sha256(b"other");
     others[7].beacon.seqno ^= 1;
     others[8].epoch ^= 1;
+    others[9].canary = Digest::sha256(b"other");
     for other in others {
         assert_ne!(other.digest(), claims.digest());
     }

@@ -3,12 +3,12 @@
 //! The quote's report data is, byte for byte,
 //!
 //! ```text
-//! SHA-512("cocoon/report-data/v1" 00 ‖ len f₁ ‖ f₁ ‖ … ‖ len f₉ ‖ f₉)
+//! SHA-512("cocoon/report-data/v2" 00 ‖ len f₁ ‖ f₁ ‖ … ‖ len f₁₀ ‖ f₁₀)
 //!
 //! f₁ noise_key      f₂ SHA-256(mlkem_key)  f₃ receipt_key
 //! f₄ peer (bytes)   f₅ model               f₆ config
 //! f₇ gpu_evidence   f₈ beacon seqno as u32 little-endian ‖ beacon hash
-//! f₉ epoch as u64 little-endian
+//! f₉ epoch as u64 little-endian                    f₁₀ canary
 //! ```
 //!
 //! with each length as a 32-bit little-endian integer. Evidence is named by the SHA-256 of its
@@ -22,15 +22,21 @@ use crate::wire::{Wire, WireError, bytes, codec, field};
 use sha2::{Digest as _, Sha512};
 
 /// Most bytes of an evidence bundle, and of the reply that carries one.
-pub const MAX_EVIDENCE_BYTES: usize = 128 * 1024;
+pub const MAX_EVIDENCE_BYTES: usize = 256 * 1024;
 /// Most bytes of a request for evidence.
 pub const MAX_EVIDENCE_REQUEST_BYTES: usize = 64;
 /// Most bytes of a quote.
 pub const MAX_QUOTE_BYTES: usize = 16 * 1024;
 /// Most bytes of collateral.
 pub const MAX_COLLATERAL_BYTES: usize = 64 * 1024;
+/// Most bytes of a firmware's event log.
+pub const MAX_EVENT_LOG_BYTES: usize = 64 * 1024;
+/// Most bytes of the evidence of a guest's GPUs.
+pub const MAX_GPU_EVIDENCE_BYTES: usize = 96 * 1024;
+/// Most bytes of the proof that an image stands in a transparency log.
+pub const MAX_IMAGE_PROOF_BYTES: usize = 8 * 1024;
 /// Precedes the fields in what is hashed into the report data.
-pub const REPORT_DATA_DOMAIN: &[u8] = b"cocoon/report-data/v1\0";
+pub const REPORT_DATA_DOMAIN: &[u8] = b"cocoon/report-data/v2\0";
 
 /// A recent block of the chain, so that evidence cannot have been made before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +68,8 @@ pub struct Claims {
     pub beacon: Beacon,
     /// Hours since 1970 in which the keys were made.
     pub epoch: u64,
+    /// Digest of the model's answers to the known questions, or [`Digest::ZERO`] if nobody asked them.
+    pub canary: Digest,
 }
 
 impl Claims {
@@ -89,6 +97,7 @@ impl Claims {
         ]
         .concat());
         add(&self.epoch.to_le_bytes());
+        add(self.canary.as_bytes());
         hash.finalize().into()
     }
 
@@ -104,10 +113,23 @@ impl Claims {
 pub struct EvidenceBundle {
     /// The TDX quote, at most [`MAX_QUOTE_BYTES`].
     pub quote: Vec<u8>,
-    /// Intel's collateral as JSON, at most [`MAX_COLLATERAL_BYTES`].
+    /// Intel's collateral as JSON, at most [`MAX_COLLATERAL_BYTES`]. Empty: the verifier has its own.
     pub collateral_json: Vec<u8>,
     /// What the quote's report data binds.
     pub claims: Claims,
+    /// What else is shown, if anything.
+    pub attached: Attached,
+}
+
+/// Parts of a bundle that not every guest has. An empty one is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// The firmware's event log (TCG, crypto agile), at most [`MAX_EVENT_LOG_BYTES`].
+    pub event_log: Vec<u8>,
+    /// What [`Claims::gpu_evidence`] is the digest of, at most [`MAX_GPU_EVIDENCE_BYTES`].
+    pub gpu_evidence: Vec<u8>,
+    /// That the guest's image stands in a transparency log, at most [`MAX_IMAGE_PROOF_BYTES`].
+    pub image_proof: Vec<u8>,
 }
 
 /// Asks a worker for evidence that its advert names.
@@ -153,6 +175,7 @@ impl Wire for Claims {
                 hash: bytes(&self.beacon.hash),
             }),
             epoch: self.epoch,
+            canary: bytes(&self.canary),
         }
     }
 
@@ -173,6 +196,7 @@ impl Wire for Claims {
                 hash: field::<Self>("beacon.hash").digest(&beacon.hash)?,
             },
             epoch: proto.epoch,
+            canary: field::<Self>("canary").digest(&proto.canary)?,
         })
     }
 }
@@ -187,16 +211,31 @@ impl Wire for EvidenceBundle {
             quote: self.quote.clone(),
             collateral_json: self.collateral_json.clone(),
             claims: Some(self.claims.to_proto()),
+            event_log: self.attached.event_log.clone(),
+            gpu_evidence: self.attached.gpu_evidence.clone(),
+            image_proof: self.attached.image_proof.clone(),
         }
     }
 
     fn from_proto(proto: Self::Proto) -> Result<Self, WireError> {
+        let optional = |name, bytes: Vec<u8>, limit| {
+            field::<Self>(name).at_most(bytes.len(), limit)?;
+            Ok::<_, WireError>(bytes)
+        };
         let claims = field::<Self>("claims").required(proto.claims)?;
         Ok(Self {
             quote: field::<Self>("quote").bounded(proto.quote, MAX_QUOTE_BYTES)?,
-            collateral_json: field::<Self>("collateral_json")
-                .bounded(proto.collateral_json, MAX_COLLATERAL_BYTES)?,
+            collateral_json: optional(
+                "collateral_json",
+                proto.collateral_json,
+                MAX_COLLATERAL_BYTES,
+            )?,
             claims: Claims::from_proto(claims)?,
+            attached: Attached {
+                event_log: optional("event_log", proto.event_log, MAX_EVENT_LOG_BYTES)?,
+                gpu_evidence: optional("gpu_evidence", proto.gpu_evidence, MAX_GPU_EVIDENCE_BYTES)?,
+                image_proof: optional("image_proof", proto.image_proof, MAX_IMAGE_PROOF_BYTES)?,
+            },
         })
     }
 }

@@ -45,15 +45,16 @@ fn report_data_is_what_the_specification_says() {
             hash: Digest::from_bytes([6; 32]),
         },
         epoch: 489_000,
+        canary: Digest::from_bytes([8; 32]),
     };
     assert_eq!(
         hex::encode(claims.report_data()),
-        "26a14f7867521b9794da63dc256c74724951b02885d5c438b97f5675a96784f2\
-         085f3ae9ae6fe48cf0dcb9a88c3e62a5b714bedfc984c34ee39f22ca97031284"
+        "7c10e6104e713197a4ec4ef1ea109c6e6eb3a80d95fd9a664e9d530cc1a86640\
+         bcece185b1e5c699c7e23a1a0f813219ff21f3c2c444b2087610acdf05dd486e"
     );
     assert_eq!(
         claims.digest().to_string(),
-        "d39b00606f09138735e1b2b7230663aef14065f3f750532417a6d37821a54d3f"
+        "10314db5bbd780965a96a3cb68931122d30de59ca9173928f5a33d18e88beeb6"
     );
 }
 

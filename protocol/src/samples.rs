@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
 use crate::Advert;
-use crate::evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
+use crate::evidence::{Attached, Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
 use crate::ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 use crate::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, LEAST_LOGPROB, MAX_CHOICES,
@@ -400,20 +400,31 @@ pub(crate) fn any_claims() -> impl Strategy<Value = Claims> {
                 hash: when.1,
             },
             epoch: when.2,
+            canary: when.1,
         })
 }
 
 pub(crate) fn any_bundle() -> impl Strategy<Value = EvidenceBundle> {
     (
         vec(any::<u8>(), 1..=500),
-        vec(any::<u8>(), 1..=500),
+        vec(any::<u8>(), 0..=500),
         any_claims(),
+        [(); 3].map(|()| vec(any::<u8>(), 0..=50)),
     )
-        .prop_map(|(quote, collateral_json, claims)| EvidenceBundle {
-            quote,
-            collateral_json,
-            claims,
-        })
+        .prop_map(
+            |(quote, collateral_json, claims, [event_log, gpu_evidence, image_proof])| {
+                EvidenceBundle {
+                    quote,
+                    collateral_json,
+                    claims,
+                    attached: Attached {
+                        event_log,
+                        gpu_evidence,
+                        image_proof,
+                    },
+                }
+            },
+        )
 }
 
 pub(crate) fn any_evidence_request() -> impl Strategy<Value = EvidenceRequest> {

@@ -18,7 +18,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cocoon_protocol::evidence::{Claims, EvidenceBundle, MAX_COLLATERAL_BYTES, MAX_QUOTE_BYTES};
+use cocoon_protocol::evidence::{
+    Attached, Claims, EvidenceBundle, MAX_COLLATERAL_BYTES, MAX_QUOTE_BYTES,
+};
 use cocoon_protocol::units::UnixMillis;
 use dcap_qvl::quote::Quote;
 
@@ -201,6 +203,7 @@ impl EvidenceSource for ConfigfsTsmSource {
             quote,
             collateral_json,
             claims: claims.clone(),
+            attached: Attached::default(),
         })
     }
 }

@@ -25,6 +25,7 @@ fn claims() -> Claims {
         model: Digest::sha256(b"model"),
         config: Digest::sha256(b"config"),
         gpu_evidence: Digest::ZERO,
+        canary: Digest::ZERO,
         beacon: Beacon {
             seqno: 7,
             hash: Digest::sha256(b"block"),

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use cocoon_protocol::evidence::{Claims, EvidenceBundle};
+use cocoon_protocol::evidence::{Attached, Claims, EvidenceBundle};
 use cocoon_protocol::units::UnixMillis;
 use cocoon_tdx_simulator::{CollateralTerms, Machine, Simulator, TdReport, td_report};
 
@@ -107,6 +107,7 @@ impl EvidenceSource for SimulatedSource {
             quote: self.quote(claims)?,
             collateral_json: self.collateral(now)?,
             claims: claims.clone(),
+            attached: Attached::default(),
         })
     }
 }

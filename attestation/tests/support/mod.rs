@@ -34,6 +34,7 @@ pub(crate) fn claims() -> Claims {
         model: Digest::sha256(b"model"),
         config: Digest::sha256(b"config"),
         gpu_evidence: Digest::ZERO,
+        canary: Digest::ZERO,
         beacon: Beacon {
             seqno: 100,
             hash: Digest::sha256(b"block 100"),

@@ -80,6 +80,7 @@ impl Identity {
             model: self.terms.digest,
             config: Digest::sha256(b"a configuration"),
             gpu_evidence: Digest::ZERO,
+            canary: Digest::ZERO,
             beacon: Beacon {
                 seqno: head.seqno,
                 hash: head.hash,
