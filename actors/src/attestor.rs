@@ -6,7 +6,9 @@
 
 use crate::ask::{Address, Ask, Named, Query, ask};
 use crate::clock;
+use crate::collateral::CollateralKeeper;
 use crate::mesh::{AskPeer, Mesh};
+use crate::metrics::Metrics;
 use crate::port::Question;
 use actix::prelude::*;
 use cocoon_attestation::{Admission, Expectation, Verdict};
@@ -66,6 +68,8 @@ pub struct Attestor {
     mesh: Address<Mesh>,
     chain: Arc<dyn Chain>,
     admission: Arc<Mutex<Admission>>,
+    collateral: Arc<CollateralKeeper>,
+    metrics: Metrics,
     trust_domain: Digest,
     accepted: BTreeMap<PeerId, Arc<Accepted>>,
     verdicts: BTreeMap<PeerId, Verdict>,
@@ -81,12 +85,16 @@ impl Attestor {
         mesh: Address<Mesh>,
         chain: Arc<dyn Chain>,
         admission: Admission,
+        collateral: Arc<CollateralKeeper>,
+        metrics: Metrics,
         trust_domain: Digest,
     ) -> Self {
         Self {
             mesh,
             chain,
             admission: Arc::new(Mutex::new(admission)),
+            collateral,
+            metrics,
             trust_domain,
             accepted: BTreeMap::new(),
             verdicts: BTreeMap::new(),
@@ -130,7 +138,48 @@ impl Attestor {
         }
         let accepted = Accepted { verdict, bundle };
         self.accepted.insert(peer, Arc::new(accepted));
+        let weather = self.weather();
+        self.metrics
+            .tcb_expires("first_peer", weather.peers.values().min().copied());
         examined
+    }
+}
+
+/// Until when Intel's word holds that platforms are up to date, by the collateral that this node has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcbWeather {
+    /// This node's own platform.
+    pub own: Option<UnixMillis>,
+    /// The platforms of verified workers.
+    pub peers: BTreeMap<PeerId, UnixMillis>,
+}
+
+impl Attestor {
+    fn weather(&self) -> TcbWeather {
+        let now = clock::now();
+        let expires = |bundle: &EvidenceBundle| self.collateral.expires(now, &bundle.quote);
+        TcbWeather {
+            own: self.enclaves.front().and_then(|own| expires(&own.bundle)),
+            peers: self
+                .accepted
+                .iter()
+                .filter_map(|(peer, accepted)| Some((*peer, expires(&accepted.bundle)?)))
+                .collect(),
+        }
+    }
+}
+
+/// The [`TcbWeather`].
+#[derive(Debug)]
+pub struct Weather;
+impl Query for Weather {
+    type Answer = TcbWeather;
+}
+impl Handler<Ask<Weather>> for Attestor {
+    type Result = ();
+    fn handle(&mut self, asked: Ask<Weather>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
+        reply.send(self.weather());
     }
 }
 
@@ -192,6 +241,7 @@ impl Handler<Ask<Examine>> for Attestor {
             self.mesh.clone(),
             Arc::clone(&self.chain),
             Arc::clone(&self.admission),
+            Arc::clone(&self.collateral),
             query.advert,
         );
         context.spawn(
@@ -212,6 +262,7 @@ async fn examine(
     mesh: Address<Mesh>,
     chain: Arc<dyn Chain>,
     admission: Arc<Mutex<Admission>>,
+    collateral: Arc<CollateralKeeper>,
     advert: Advert,
 ) -> Result<(Verdict, EvidenceBundle), String> {
     let peer = advert.peer;
@@ -234,12 +285,15 @@ async fn examine(
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
-    let bundle = match EvidenceReply::decode(&reply).map_err(|error| error.to_string())? {
+    let mut bundle = match EvidenceReply::decode(&reply).map_err(|error| error.to_string())? {
         EvidenceReply::Bundle(bundle) => bundle,
         EvidenceReply::NotFound => {
             return Err("the worker does not know this evidence".to_owned());
         }
     };
+    collateral
+        .complete(clock::now(), &mut bundle, Some(peer))
+        .await;
     let recent_beacons: Vec<Beacon> = beacon(chain.as_ref(), bundle.claims.beacon.seqno)
         .await
         .map_err(|error| format!("the beacon could not be looked up: {error}"))?
@@ -252,12 +306,16 @@ async fn examine(
             evidence: advert.evidence,
             recent_beacons: &recent_beacons,
         };
-        admission
+        let verdict = admission
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .admit(clock::now(), &peer, &bundle, &expectation)
-            .map(|verdict| (verdict, bundle))
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        if let Err(error) = collateral.learn(&bundle, &verdict) {
+            // The verdict stands; after a restart the collateral is asked for again.
+            warn!(%error, "collateral not stored");
+        }
+        Ok((verdict, bundle))
     })
     .await
     .map_err(|error| error.to_string())?
@@ -317,6 +375,7 @@ impl Handler<Install> for Attestor {
         info!(evidence = %enclave.evidence(), until = %enclave.valid_until, "new evidence");
         self.enclaves.push_front(enclave);
         self.enclaves.truncate(KEPT_ENCLAVES);
+        self.metrics.tcb_expires("own", self.weather().own);
     }
 }
 
@@ -353,7 +412,9 @@ impl Handler<Ask<OwnEvidence>> for Attestor {
                 .iter()
                 .find(|enclave| enclave.evidence() == request.evidence);
             match found {
-                Some(enclave) => EvidenceReply::Bundle(enclave.bundle.clone()),
+                Some(enclave) => {
+                    EvidenceReply::Bundle(self.collateral.slim(clock::now(), &enclave.bundle))
+                }
                 None => EvidenceReply::NotFound,
             }
             .encode()

@@ -24,6 +24,7 @@ pub mod ask;
 pub mod attestor;
 pub mod cashier;
 pub mod clock;
+pub mod collateral;
 pub mod directory;
 pub mod engine;
 pub mod failpoint;

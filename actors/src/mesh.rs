@@ -7,6 +7,7 @@
 use crate::ask::{Address, Ask, AskError, Named, Query, ask, tell, tell_surely};
 use crate::attestor::{Attestor, OwnEvidence};
 use crate::clock;
+use crate::collateral::CollateralKeeper;
 use crate::directory::{Directory, Judge};
 use crate::metrics::Metrics;
 use crate::negotiator::{Negotiator, Quote};
@@ -18,6 +19,7 @@ use actix::prelude::*;
 use cocoon_protocol::advert::decode_advert;
 use cocoon_protocol::ids::PeerId;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
@@ -243,6 +245,8 @@ pub struct Inbox {
     pub attestor: Option<Address<Attestor>>,
     /// Answers quote requests (workers).
     pub negotiator: Option<Address<Negotiator>>,
+    /// Answers requests for collateral (not bootstrap nodes).
+    pub collateral: Option<Arc<CollateralKeeper>>,
     /// Takes inbound sessions (workers).
     pub sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
 }
@@ -318,6 +322,10 @@ impl Inbox {
                 Some(attestor) => ask(attestor, OwnEvidence { request }).await?,
                 None => None,
             },
+            Question::Collateral => self
+                .collateral
+                .as_ref()
+                .and_then(|keeper| keeper.answer(clock::now(), &request)),
             Question::Offer => match &self.negotiator {
                 Some(negotiator) => {
                     ask(

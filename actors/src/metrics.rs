@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use cocoon_protocol::units::NanoTon;
+use cocoon_protocol::units::{NanoTon, UnixMillis};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -81,6 +81,13 @@ pub struct TokenLabels {
     pub kind: TokenKind,
 }
 
+/// Labels of [`Metrics::tcb_expires_s`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PlatformLabels {
+    /// `own`, or `first_peer` for the verified worker whose platform is first.
+    pub of: &'static str,
+}
+
 /// Labels of [`Metrics::build`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BuildLabels {
@@ -115,6 +122,8 @@ pub struct Metrics {
     pub settled_nanoton: Counter,
     /// Batches confirmed on chain.
     pub batches_confirmed: Counter,
+    /// When Intel's word that a platform is up to date runs out, seconds since 1970.
+    pub tcb_expires_s: Family<PlatformLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -140,6 +149,7 @@ impl Metrics {
             vouchers_refused: Counter::default(),
             settled_nanoton: Counter::default(),
             batches_confirmed: Counter::default(),
+            tcb_expires_s: Family::default(),
         }
     }
 
@@ -185,6 +195,19 @@ impl Metrics {
             "Settlement batches confirmed on chain",
             self.batches_confirmed.clone(),
         );
+        registry.register(
+            "tcb_expires_timestamp_seconds",
+            "When Intel's word that a platform is up to date runs out, unless it is renewed",
+            self.tcb_expires_s.clone(),
+        );
+    }
+
+    /// Notes when Intel's word on a platform runs out; see [`PlatformLabels`].
+    pub fn tcb_expires(&self, of: &'static str, at: Option<UnixMillis>) {
+        let Some(at) = at else { return };
+        self.tcb_expires_s
+            .get_or_create(&PlatformLabels { of })
+            .set(i64::try_from(at.seconds()).unwrap_or(i64::MAX));
     }
 
     /// Counts a job as running for as long as the guard lives.

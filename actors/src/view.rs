@@ -1,7 +1,7 @@
 //! What a node shows of itself: status, health, receipts. Asks the actors and joins their answers.
 
 use crate::ask::{Address, ask};
-use crate::attestor::{AcceptedOf, Attestor, ListVerdicts};
+use crate::attestor::{AcceptedOf, Attestor, ListVerdicts, TcbWeather, Weather};
 use crate::cashier::Cashier;
 use crate::cashier::earning::WorkerBooks;
 use crate::cashier::paying::{ClientBooks, FindReceipt, ListReceipts};
@@ -83,12 +83,23 @@ impl NodeView for View {
             Some(attestor) => ask(attestor, ListVerdicts).await.map_err(from_ask)?,
             None => BTreeMap::new(),
         };
+        let weather = match &self.attestor {
+            Some(attestor) => ask(attestor, Weather).await.map_err(from_ask)?,
+            None => TcbWeather::default(),
+        };
         let workers = entries
             .iter()
             .map(|entry| {
                 let peer = &entry.advert.peer;
                 let round_trip = mesh.peers.get(peer).copied().flatten();
-                worker_status(entry, verdicts.get(peer), round_trip)
+                WorkerStatus {
+                    tcb_days_left: weather
+                        .peers
+                        .get(peer)
+                        .or(Some(&entry.advert.tcb_expires))
+                        .and_then(|until| days_left(*until)),
+                    ..worker_status(entry, verdicts.get(peer), round_trip)
+                }
             })
             .collect();
         let mut status = NodeStatus {
@@ -99,6 +110,7 @@ impl NodeView for View {
             trust: self.trust.to_owned(),
             listen: mesh.listening,
             uptime_s: clock::now().saturating_since(self.started) / 1000,
+            tcb_days_left: weather.own.and_then(days_left),
             connected_peers: u32::try_from(mesh.peers.len()).unwrap_or(u32::MAX),
             workers,
             running_jobs: self.running_jobs(),
@@ -273,6 +285,16 @@ impl View {
     }
 }
 
+/// Days from now, to one digit; `None` for the zero that says nothing.
+fn days_left(until: UnixMillis) -> Option<f64> {
+    const DAY_MS: f64 = 86_400_000.0;
+    let tenths = Duration::from_millis(until.saturating_since(clock::now())).as_secs_f64()
+        * 1_000.0
+        / DAY_MS
+        * 10.0;
+    (until > UnixMillis::default()).then(|| tenths.round() / 10.0)
+}
+
 fn internal(error: impl ToString) -> GatewayError {
     GatewayError::Internal {
         reason: error.to_string(),
@@ -317,6 +339,7 @@ fn worker_status(
                 count(&|_| true, verdict),
             )
         }),
+        tcb_days_left: None,
         reason,
         round_trip_ms: round_trip,
         failures: entry.failures,

@@ -5,10 +5,11 @@
 use crate::ask::{Address, AskError, ask, tell_surely};
 use crate::attestor::{Attestor, Enclave, Install};
 use crate::clock;
+use crate::collateral::CollateralKeeper;
 use crate::mesh::{Mesh, Publish};
 use crate::negotiator::{Negotiator, NewEvidence};
-use cocoon_attestation::{EvidenceError, EvidenceSource};
-use cocoon_protocol::evidence::{Beacon, Claims};
+use cocoon_attestation::{EvidenceError, EvidenceSource, Expectation, Verifier};
+use cocoon_protocol::evidence::{Beacon, Claims, EvidenceBundle};
 use cocoon_protocol::ids::{Digest, Keypair, TonAddress};
 use cocoon_protocol::session::EnclaveSecrets;
 use cocoon_protocol::units::UnixMillis;
@@ -26,6 +27,8 @@ use tracing::{debug, info, warn};
 pub const ADVERT_INTERVAL: Duration = Duration::from_secs(3);
 /// How long an advert counts: a few that get lost do not make a worker vanish.
 pub const ADVERT_LIFETIME_MS: u32 = 30_000;
+/// Time between two attempts to renew collateral that is about to end.
+const RENEWAL_INTERVAL_MS: u64 = 600_000;
 /// Milliseconds of an epoch: keys live no longer.
 const EPOCH_MS: u64 = 3_600_000;
 
@@ -35,6 +38,10 @@ pub struct WorkerLife {
     pub key: Keypair,
     /// Where quotes come from.
     pub source: Arc<dyn EvidenceSource>,
+    /// What a client would think of the evidence, by this node's own policy.
+    pub verifier: Arc<Verifier>,
+    /// Where collateral comes from and is served.
+    pub collateral: Arc<CollateralKeeper>,
     /// Where beacons come from.
     pub chain: Arc<dyn Chain>,
     /// What it serves.
@@ -81,6 +88,7 @@ pub enum LifeError {
 /// Lives until cancelled.
 pub async fn live(life: WorkerLife, until: CancellationToken) {
     let mut current: Option<Arc<Enclave>> = None;
+    let mut looked = clock::now();
     let mut ticks = tokio::time::interval(ADVERT_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -90,6 +98,12 @@ pub async fn live(life: WorkerLife, until: CancellationToken) {
         }
         if let Err(error) = life.beat(&mut current).await {
             warn!(%error, "this worker is not advertised now; trying again shortly");
+        }
+        if let Some(enclave) = &current
+            && clock::now().saturating_since(looked) >= RENEWAL_INTERVAL_MS
+        {
+            looked = clock::now();
+            life.renew(&enclave.bundle).await;
         }
     }
 }
@@ -120,6 +134,10 @@ impl WorkerLife {
             evidence_expires: enclave.valid_until,
             payout: self.payout,
             ledger: self.ledger,
+            tcb_expires: self
+                .collateral
+                .expires(now, &enclave.bundle.quote)
+                .unwrap_or_default(),
         };
         // Until the first peer has joined the topic there is nobody to tell; that is no failure.
         if let Err(error) = ask(&self.mesh, Publish(advert.sign(&self.key)?)).await? {
@@ -154,7 +172,9 @@ impl WorkerLife {
         };
         let source = Arc::clone(&self.source);
         // A quote takes tens of milliseconds of a guest's time.
-        let bundle = tokio::task::spawn_blocking(move || source.make(now, &claims)).await??;
+        let mut bundle = tokio::task::spawn_blocking(move || source.make(now, &claims)).await??;
+        self.collateral.complete(now, &mut bundle, None).await;
+        let bundle = self.judge(bundle).await?;
         info!(epoch, beacon = head.seqno, "entered an epoch with new keys");
         Ok(Enclave {
             secrets,
@@ -162,6 +182,50 @@ impl WorkerLife {
             bundle,
             valid_until: UnixMillis::from_millis(epoch.saturating_add(1).saturating_mul(EPOCH_MS)),
         })
+    }
+
+    /// Looks at our own evidence as a client with our policy would, so that an operator hears first what is
+    /// wrong with it, and so that collateral whose signatures hold can be served to others.
+    async fn judge(&self, bundle: EvidenceBundle) -> Result<EvidenceBundle, LifeError> {
+        let (verifier, collateral) = (Arc::clone(&self.verifier), Arc::clone(&self.collateral));
+        let judged = tokio::task::spawn_blocking(move || {
+            let claims = &bundle.claims;
+            let expectation = Expectation {
+                peer: claims.peer,
+                model: claims.model,
+                evidence: claims.digest(),
+                recent_beacons: &[claims.beacon],
+            };
+            let verdict = verifier.verify(clock::now(), &bundle, &expectation);
+            if let Some(factor) = verdict.first_failure() {
+                warn!(
+                    factor = factor.name,
+                    reason = %factor.reason,
+                    seen = %factor.seen,
+                    wanted = %factor.wanted,
+                    "a client with the policy of this node would refuse this evidence"
+                );
+            }
+            if let Err(error) = collateral.learn(&bundle, &verdict) {
+                warn!(%error, "collateral not stored");
+            }
+            bundle
+        });
+        Ok(judged.await?)
+    }
+
+    /// Asks for newer collateral when what there is ends soon.
+    async fn renew(&self, bundle: &EvidenceBundle) {
+        let Some(json) = self.collateral.renew(clock::now(), &bundle.quote).await else {
+            return;
+        };
+        let renewed = EvidenceBundle {
+            collateral_json: json,
+            ..bundle.clone()
+        };
+        if let Err(error) = self.judge(renewed).await {
+            warn!(%error, "newer collateral could not be looked at");
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub mod cache;
 pub mod launch;
 pub mod measurement;
 pub mod policy;
+pub mod provisioning;
+pub mod shelf;
 pub mod source;
 pub mod trust;
 pub mod verdict;
@@ -44,6 +46,7 @@ pub mod verifier;
 pub use admission::{Admission, AdmissionConfig, OverBudget};
 pub use measurement::Measurement;
 pub use policy::{Image, Policy, PolicyError};
+pub use shelf::{CollateralFacts, Shelf, Shelved};
 #[cfg(feature = "simulated-evidence")]
 pub use source::SimulatedSource;
 pub use source::{ConfigfsTsmSource, EvidenceError, EvidenceSource};

@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, model, run, status,
+    verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -43,6 +44,8 @@ pub enum Command {
     Model(model::ModelArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
+    /// Look at Intel's collateral, fetch it, hand it to a node
+    Collateral(collateral::CollateralArgs),
     /// Print the configuration in force and where each value comes from
     Config(config::ConfigArgs),
 }
@@ -69,6 +72,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Collateral(args) => collateral::run(args),
         Command::Config(args) => config::run(args),
     }
 }
@@ -108,6 +112,9 @@ mod tests {
             "cocoon verify receipt.json --evidence simulated --chain-url http://127.0.0.1:1",
             "cocoon demo --model m.gguf --keep",
             "cocoon config --check",
+            "cocoon collateral show c.json --json",
+            "cocoon collateral fetch --fmspc b0c06f000000 --out c.json",
+            "cocoon collateral import c.json --data-dir /tmp/x",
             "cocoon bench engine --model m.gguf --json",
             "cocoon bench engine --model m --device cuda --batches 1,8",
             "cocoon model pull",

@@ -17,6 +17,7 @@
 
 pub mod build_info;
 pub mod cli;
+pub mod collateral;
 pub mod command;
 pub mod config;
 pub mod demo;

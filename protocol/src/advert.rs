@@ -46,6 +46,9 @@ pub struct Advert {
     pub payout: TonAddress,
     /// Where it commits its batches.
     pub ledger: TonAddress,
+    /// When Intel's word that the platform is up to date runs out unless it is renewed, by the worker's own
+    /// word; zero if it does not say.
+    pub tcb_expires: UnixMillis,
 }
 
 impl Advert {
@@ -96,6 +99,7 @@ impl Wire for Advert {
             evidence_expires_ms: self.evidence_expires.millis(),
             payout: Some(self.payout.into()),
             ledger: Some(self.ledger.into()),
+            tcb_expires_ms: self.tcb_expires.millis(),
         }
     }
 
@@ -123,6 +127,7 @@ impl Wire for Advert {
             evidence_expires: UnixMillis::from_millis(proto.evidence_expires_ms),
             payout: field::<Self>("payout").address(proto.payout)?,
             ledger: field::<Self>("ledger").address(proto.ledger)?,
+            tcb_expires: UnixMillis::from_millis(proto.tcb_expires_ms),
         })
     }
 }

@@ -68,6 +68,7 @@ pub(crate) fn advert(peer: PeerId, issued: u64) -> Advert {
         evidence_expires: UnixMillis::from_millis(issued + 3_600_000),
         payout: address(0xaa),
         ledger: address(0xbb),
+        tcb_expires: UnixMillis::from_millis(issued + 86_400_000),
     }
 }
 
@@ -175,6 +176,7 @@ pub(crate) fn any_advert() -> impl Strategy<Value = Advert> {
             evidence_expires: rest.1,
             payout: rest.2,
             ledger: rest.3,
+            tcb_expires: rest.1,
         })
 }
 

@@ -44,6 +44,7 @@ impl World {
             evidence_expires: worker.evidence_expires,
             payout: worker.payout,
             ledger: worker.ledger,
+            tcb_expires: worker.evidence_expires,
         };
         worker.first_advert.get_or_insert(now);
         // Every node would check the signature for itself, always with this result.

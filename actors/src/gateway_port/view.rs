@@ -25,6 +25,10 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     /// Peers connected now.
     pub connected_peers: u32,
+    /// Days until Intel's word that this node's own platform is up to date runs out, if it is a worker with
+    /// evidence. It is renewed by itself while Intel goes on saying so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcb_days_left: Option<f64>,
     /// Workers seen, whatever their standing.
     pub workers: Vec<WorkerStatus>,
     /// Jobs running now.
@@ -86,6 +90,10 @@ pub struct WorkerStatus {
     pub verified_until_unix_ms: Option<u64>,
     /// Factors that passed, and all of them, of the last verdict.
     pub factors: Option<(u32, u32)>,
+    /// Days until Intel's word that its platform is up to date runs out: by this node's own collateral, or
+    /// by the worker's word while its evidence is not verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcb_days_left: Option<f64>,
     /// Why the evidence was refused.
     pub reason: Option<String>,
     /// Last measured round trip, milliseconds.

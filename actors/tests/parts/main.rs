@@ -18,6 +18,8 @@ mod pipe;
 mod settling;
 
 #[cfg(feature = "simulated-evidence")]
+mod collateral;
+#[cfg(feature = "simulated-evidence")]
 mod finding_workers;
 #[cfg(feature = "simulated-evidence")]
 mod richer_jobs;

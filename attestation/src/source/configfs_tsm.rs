@@ -69,7 +69,7 @@ impl Files for SystemFiles {
     }
 }
 
-/// Quotes from the kernel, collateral from a file that the operator keeps fresh.
+/// Quotes from the kernel; collateral from a file, if the operator keeps one.
 pub struct ConfigfsTsmSource {
     reports: PathBuf,
     collateral: PathBuf,
@@ -79,7 +79,8 @@ pub struct ConfigfsTsmSource {
 
 impl ConfigfsTsmSource {
     /// `reports` is [`TSM_REPORTS`] on a real guest. `collateral` is a file with DCAP collateral for
-    /// this platform as JSON; whoever can write it can make our evidence fail, not lie.
+    /// this platform as JSON; whoever can write it can make our evidence fail, not lie. If the file is not
+    /// there, bundles have none, and whoever makes use of them gets it elsewhere.
     #[must_use]
     pub fn new(reports: impl Into<PathBuf>, collateral: impl Into<PathBuf>) -> Self {
         Self {
@@ -104,6 +105,15 @@ impl ConfigfsTsmSource {
             return Err(EvidenceError::TooLarge { what, limit });
         }
         Ok(bytes)
+    }
+
+    fn own_collateral(&self) -> Result<Vec<u8>, EvidenceError> {
+        match self.read(&self.collateral, MAX_COLLATERAL_BYTES, "the collateral") {
+            Err(EvidenceError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
     }
 
     fn text(&self, path: &Path) -> Result<String, EvidenceError> {
@@ -197,8 +207,7 @@ impl EvidenceSource for ConfigfsTsmSource {
     fn make(&self, _now: UnixMillis, claims: &Claims) -> Result<EvidenceBundle, EvidenceError> {
         let report = self.open()?;
         let quote = self.quote(&report.path, &claims.report_data())?;
-        let collateral_json =
-            self.read(&self.collateral, MAX_COLLATERAL_BYTES, "the collateral")?;
+        let collateral_json = self.own_collateral()?;
         Ok(EvidenceBundle {
             quote,
             collateral_json,

@@ -226,3 +226,16 @@ fn a_plain_folder_is_not_mistaken_for_configfs() {
         .unwrap_err();
     assert!(matches!(error, EvidenceError::Io { .. }), "{error}");
 }
+
+#[test]
+fn without_a_file_the_bundle_has_no_collateral_and_an_unreadable_one_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = kernel_like(folder.path(), sample_for, 1);
+    let file = folder.path().join("collateral.json");
+    fs::remove_file(&file).unwrap();
+    let bundle = source.make(UnixMillis::from_millis(0), &claims()).unwrap();
+    assert!(bundle.collateral_json.is_empty());
+    fs::create_dir(&file).unwrap();
+    let error = source.make(UnixMillis::from_millis(0), &claims());
+    assert!(matches!(error, Err(EvidenceError::Io { .. })), "{error:?}");
+}

@@ -19,19 +19,19 @@ use crate::verdict::Findings;
 use crate::{Check, Trust};
 
 /// Collateral that could be read. Not authenticated.
-pub(super) struct Collateral {
-    pub(super) whole: QuoteCollateralV3,
-    pub(super) tcb_info: TcbInfo,
-    pub(super) qe_identity: QeIdentity,
-    pub(super) root_revocations: CertificateList<Rfc5280>,
-    pub(super) pck_revocations: CertificateList<Rfc5280>,
+pub(crate) struct Collateral {
+    pub(crate) whole: QuoteCollateralV3,
+    pub(crate) tcb_info: TcbInfo,
+    pub(crate) qe_identity: QeIdentity,
+    pub(crate) root_revocations: CertificateList<Rfc5280>,
+    pub(crate) pck_revocations: CertificateList<Rfc5280>,
 }
 
 /// From when to when, seconds since 1970, a part of the collateral is in force.
-struct Window {
-    part: &'static str,
-    from: Option<u64>,
-    until: Option<u64>,
+pub(crate) struct Window {
+    pub(crate) part: &'static str,
+    pub(crate) from: Option<u64>,
+    pub(crate) until: Option<u64>,
 }
 
 impl Verifier {
@@ -156,7 +156,7 @@ impl Verifier {
     }
 }
 
-fn read(json: &[u8]) -> Result<Collateral, &'static str> {
+pub(crate) fn read(json: &[u8]) -> Result<Collateral, &'static str> {
     if json.len() > MAX_COLLATERAL_BYTES {
         return Err("the collateral is larger than any real one");
     }
@@ -198,8 +198,9 @@ fn revocation_window(part: &'static str, list: &CertificateList<Rfc5280>) -> Win
     }
 }
 
-fn expiry(now: UnixMillis, collateral: &Collateral, findings: &mut Findings) {
-    let windows = [
+/// The parts that expire.
+pub(crate) fn windows(collateral: &Collateral) -> [Window; 4] {
+    [
         Window {
             part: "TCB information",
             from: seconds(&collateral.tcb_info.issue_date),
@@ -215,7 +216,11 @@ fn expiry(now: UnixMillis, collateral: &Collateral, findings: &mut Findings) {
             "the platforms' revocation list",
             &collateral.pck_revocations,
         ),
-    ];
+    ]
+}
+
+fn expiry(now: UnixMillis, collateral: &Collateral, findings: &mut Findings) {
+    let windows = windows(collateral);
     let now = now.seconds();
     for window in &windows {
         let (Some(from), Some(until)) = (window.from, window.until) else {

@@ -2,7 +2,7 @@
 
 mod chain;
 mod claims;
-mod collateral;
+pub(crate) mod collateral;
 mod guest;
 
 use cocoon_protocol::evidence::{Beacon, EvidenceBundle, MAX_QUOTE_BYTES};

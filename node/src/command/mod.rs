@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod collateral;
 pub mod config;
 pub mod demo;
 pub mod devnet;
@@ -44,6 +45,12 @@ pub enum CommandError {
     /// No verifier.
     #[error(transparent)]
     Policy(#[from] PolicySetupError),
+    /// No collateral.
+    #[error(transparent)]
+    Collateral(#[from] cocoon_attestation::shelf::CollateralError),
+    /// No collateral from a service.
+    #[error(transparent)]
+    Provisioning(#[from] crate::collateral::ServiceError),
     /// No receipt.
     #[error(transparent)]
     Receipt(#[from] OpenError),

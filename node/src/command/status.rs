@@ -54,6 +54,11 @@ pub fn render(status: &NodeStatus) -> String {
     for address in &status.listen {
         text.push_str(&format!("  {}\n", plain(address)));
     }
+    if let Some(days) = status.tcb_days_left {
+        text.push_str(&format!(
+            "this platform counts as up to date for {days:.1} days, unless Intel renews it\n"
+        ));
+    }
     if let Some(wallet) = &status.wallet {
         let balance = status
             .wallet_balance_nanoton
@@ -114,6 +119,9 @@ pub fn workers(workers: &[WorkerStatus]) -> Table {
         if let Some((passed, all)) = worker.factors {
             evidence.push_str(&format!(" {passed}/{all}"));
         }
+        if let Some(days) = worker.tcb_days_left {
+            evidence.push_str(&format!(", TCB {days:.0} d"));
+        }
         if let Some(reason) = &worker.reason {
             evidence.push_str(&format!(": {}", plain(reason)));
         }
@@ -169,6 +177,7 @@ mod tests {
             role: "client".to_owned(),
             peer: "12D3KooWclientpeer".to_owned(),
             running_jobs: 1,
+            tcb_days_left: Some(3.5),
             ended_jobs: [("completed".to_owned(), 7)].into(),
             wallet: Some("0:00".to_owned()),
             wallet_balance_nanoton: Some(1_500_000_000),
@@ -179,6 +188,7 @@ mod tests {
                 price_output_nanoton: 160,
                 standing: WorkerStanding::Verified,
                 factors: Some((35, 35)),
+                tcb_days_left: Some(28.9),
                 round_trip_ms: Some(0.84),
                 ..WorkerStatus::default()
             }],
@@ -196,7 +206,8 @@ mod tests {
         for part in [
             "…abcdefgh",
             "20/160",
-            "verified 35/35",
+            "verified 35/35, TCB 29 d",
+            "3.5 days",
             "0.8 ms",
             "1.5 TON",
             "7 completed",

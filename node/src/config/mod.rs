@@ -83,6 +83,8 @@ pub struct Config {
     pub evidence: EvidenceSource,
     /// Policy for evidence, TOML.
     pub policy_path: Option<PathBuf>,
+    /// A service that gives Intel's collateral; other nodes are asked if absent.
+    pub collateral_url: Option<String>,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -117,6 +119,7 @@ impl Default for Config {
             settle_every_s: 60,
             evidence: EvidenceSource::Tdx,
             policy_path: None,
+            collateral_url: None,
             log_format: LogFormat::Text,
         }
     }

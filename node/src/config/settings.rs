@@ -79,7 +79,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 25] = [
+pub const SETTINGS: [Setting; 26] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -104,6 +104,7 @@ pub const SETTINGS: [Setting; 25] = [
     setting("settle_every_s", SettingKind::Number),
     setting("evidence", SettingKind::Text),
     setting("policy_path", SettingKind::Text),
+    setting("collateral_url", SettingKind::Text),
     setting("log_format", SettingKind::Text),
 ];
 
@@ -215,6 +216,11 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_path: Option<PathBuf>,
+    /// A service that gives Intel's collateral, like https://api.trustedservices.intel.com [default: ask
+    /// other nodes]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collateral_url: Option<String>,
     /// How log lines look [default: text]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

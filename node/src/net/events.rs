@@ -129,6 +129,9 @@ impl SwarmTask {
             }
             NodeBehaviourEvent::Evidence(event) => self.on_question(now, Question::Evidence, event),
             NodeBehaviourEvent::Offers(event) => self.on_question(now, Question::Offer, event),
+            NodeBehaviourEvent::Collateral(event) => {
+                self.on_question(now, Question::Collateral, event);
+            }
             NodeBehaviourEvent::Sessions(sessions::Event::Inbound { peer, stream }) => {
                 self.notify(SwarmNotice::Session { peer, stream });
             }

@@ -10,6 +10,7 @@ use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::Cashier;
 use cocoon_actors::cashier::earning::Earning;
 use cocoon_actors::cashier::paying::Paying;
+use cocoon_actors::collateral::CollateralKeeper;
 use cocoon_actors::directory::Directory;
 use cocoon_actors::engine::Engine;
 use cocoon_actors::gateway::{Close, Gateway, GatewayPort};
@@ -31,6 +32,7 @@ use cocoon_protocol::{Digest, ModelTerms, NanoTon, PeerId, Price, PublicKey32, T
 use cocoon_settlement::contract::LedgerTerms;
 use cocoon_settlement::ledger::{ClientLedger, WorkerLedger};
 use cocoon_settlement::settler::SettlerConfig;
+use cocoon_settlement::store::Store;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::runtime::Handle;
@@ -42,6 +44,7 @@ use super::WiringError;
 use super::chain::ChainSide;
 use super::engine;
 use super::keys::Keys;
+use crate::collateral::OperatorsCollateral;
 use crate::config::{Config, NodeRole};
 use crate::trust;
 
@@ -78,6 +81,7 @@ pub(super) struct Actors {
     pub(super) mesh: Address<Mesh>,
     pub(super) directory: Address<Directory>,
     pub(super) attestor: Option<Address<Attestor>>,
+    collateral: Option<Arc<CollateralKeeper>>,
     pub(super) cashier: Option<Address<Cashier>>,
     pub(super) settler: Option<Address<Settler>>,
     pub(super) ledger: Option<TonAddress>,
@@ -165,6 +169,7 @@ impl Actors {
             directory: self.directory.clone(),
             attestor: self.attestor.clone().filter(|_| selling),
             negotiator: self.negotiator.clone().filter(|_| selling),
+            collateral: self.collateral.clone(),
             sessions: self.sessions.clone(),
         }
     }
@@ -227,17 +232,27 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
         shutdown,
     } = ingredients;
     let mesh = supervise(Mesh::new(commands, metrics.clone()));
-    let attestor = match &chain {
+    let collateral = match &chain {
         None => None,
-        Some(chain) => {
+        Some(chain) => Some(Arc::new(CollateralKeeper::open(
+            Arc::clone(&chain.store) as Arc<dyn Store>,
+            mesh.clone(),
+            Arc::new(OperatorsCollateral::of(&config)),
+        )?)),
+    };
+    let attestor = match (&chain, &collateral) {
+        (Some(chain), Some(collateral)) => {
             let admission = Admission::new(trust::verifier(&config)?, AdmissionConfig::default());
             Some(supervise(Attestor::new(
                 mesh.clone(),
                 Arc::clone(&chain.chain),
                 admission,
+                Arc::clone(collateral),
+                metrics.clone(),
                 network.trust_domain,
             )))
         }
+        _ => None,
     };
     // Only a client needs to know whom to trust; the others pass adverts on.
     let examiner = attestor.clone().filter(|_| role == NodeRole::Client);
@@ -250,6 +265,7 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
         mesh,
         directory,
         attestor,
+        collateral,
         cashier: None,
         settler: None,
         ledger: None,
@@ -301,7 +317,8 @@ fn add_worker(
     runtime: &Handle,
     shutdown: CancellationToken,
 ) -> Result<(), WiringError> {
-    let Some(attestor) = actors.attestor.clone() else {
+    let (Some(attestor), Some(collateral)) = (actors.attestor.clone(), actors.collateral.clone())
+    else {
         return Err(WiringError::Ended("attestor"));
     };
     let at_chain = |source| WiringError::Chain {
@@ -398,6 +415,8 @@ fn add_worker(
         WorkerLife {
             key: keys.peer_key.clone(),
             source: worker.source,
+            verifier: Arc::new(trust::verifier(config)?),
+            collateral,
             chain: chain.chain,
             slots: config.slots,
             config: guest_config(&about.id, Path::new(&config.network)),

@@ -27,6 +27,7 @@
 
 mod client;
 mod client_records;
+mod collateral;
 #[cfg(test)]
 mod crash_tests;
 mod jobs;
@@ -48,6 +49,7 @@ pub use client::{ChannelOpening, ClientLedger};
 pub use client_records::{
     ClientChannel, ClientChannelState, KeptReceipt, MAX_CLIENT_CHANNELS, SignedPart,
 };
+pub use collateral::KeptCollateral;
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
 pub use settling::ProvenEntry;
 pub use summary::{BatchLine, ClientChannelLine, ClientSummary, WorkerChannelLine, WorkerSummary};
@@ -80,6 +82,8 @@ const CLIENT_CHANNELS: Column = Column::new("client.channels");
 const CLIENT_BY_WORKER: Column = Column::new("client.channels.by_worker");
 /// Key: job id.
 const CLIENT_RECEIPTS: Column = Column::new("client.receipts");
+/// Key: family of platforms. Both sides.
+const COLLATERAL: Column = Column::new("collateral");
 
 /// What a node's ledger directory holds. Open a [`crate::store::RocksStore`] with it and give it to both ledgers.
 pub const SCHEMA: Schema = Schema {
@@ -96,6 +100,7 @@ pub const SCHEMA: Schema = Schema {
         CLIENT_CHANNELS,
         CLIENT_BY_WORKER,
         CLIENT_RECEIPTS,
+        COLLATERAL,
     ],
 };
 

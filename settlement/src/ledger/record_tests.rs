@@ -8,7 +8,7 @@
 
 use std::fmt::Debug;
 
-use cocoon_protocol::Digest;
+use cocoon_protocol::{Digest, PckAuthority, PlatformFamily};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -218,7 +218,8 @@ proptest! {
             batched_credit: ton(a), confirmed: m, channels: k,
         });
         let receipt = entry.leaf_bytes();
-        reads_back(&KeptReceipt { job: entry.job, worker: peer(3), at: at(a), receipt });
+        reads_back(&KeptReceipt { job: entry.job, worker: peer(3), at: at(a), receipt: receipt.clone() });
+        reads_back(&KeptCollateral { family: family(), floor: m, json: receipt });
     }
 }
 
@@ -305,6 +306,25 @@ fn any_bytes_are_a_claim_or_an_error() {
         at: at(4),
         transaction: Some(sample(transaction())),
     });
+}
+
+fn family() -> PlatformFamily {
+    PlatformFamily {
+        fmspc: [1, 2, 3, 4, 5, 6],
+        authority: PckAuthority::Processor,
+    }
+}
+
+#[test]
+fn any_bytes_are_kept_collateral_or_an_error() {
+    fuzz(&KeptCollateral {
+        family: family(),
+        floor: 20,
+        json: vec![5; 40],
+    });
+    bolero::check!()
+        .with_iterations(1_000)
+        .for_each(|bytes: &[u8]| decode::<KeptCollateral>(bytes, &[1, 0, 0, 0, 20, 0, 0, 0, 0]));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use cocoon_actors::ask::{Address, tell};
 use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::Cashier;
 use cocoon_actors::cashier::earning::Reconciled;
+use cocoon_actors::collateral::{CollateralKeeper, NoProvisioning};
 use cocoon_actors::directory::Directory;
 use cocoon_actors::engine::Engine;
 use cocoon_actors::gateway::{Gateway, GatewayPort};
@@ -30,8 +31,8 @@ use cocoon_attestation::{
 use cocoon_protocol::directory::DirectoryConfig;
 use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
 use cocoon_protocol::{Digest, ModelTerms, PeerId, Price};
-use cocoon_settlement::ledger::{ClientLedger, WorkerLedger};
-use cocoon_settlement::store::RocksStore;
+use cocoon_settlement::ledger::{ClientLedger, SCHEMA, WorkerLedger};
+use cocoon_settlement::store::{MemoryStore, RocksStore};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -63,12 +64,27 @@ pub fn model_terms() -> ModelTerms {
     }
 }
 
-fn attestor(mesh: &Address<Mesh>, chain: &TestChain) -> Address<Attestor> {
-    let verifier = Verifier::new(Trust::Simulated, policy::simulated::policy()).unwrap();
+fn verifier() -> Verifier {
+    Verifier::new(Trust::Simulated, policy::simulated::policy()).unwrap()
+}
+
+fn keeper(mesh: &Address<Mesh>) -> Arc<CollateralKeeper> {
+    let store = Arc::new(MemoryStore::new(SCHEMA));
+    Arc::new(CollateralKeeper::open(store, mesh.clone(), Arc::new(NoProvisioning)).unwrap())
+}
+
+fn attestor(
+    mesh: &Address<Mesh>,
+    chain: &TestChain,
+    collateral: &Arc<CollateralKeeper>,
+    metrics: &Metrics,
+) -> Address<Attestor> {
     supervise(Attestor::new(
         mesh.clone(),
         chain.shared(),
-        Admission::new(verifier, AdmissionConfig::default()),
+        Admission::new(verifier(), AdmissionConfig::default()),
+        Arc::clone(collateral),
+        metrics.clone(),
         Trust::Simulated.trust_domain(),
     ))
 }
@@ -106,6 +122,7 @@ pub struct Worker {
     pub mesh: Address<Mesh>,
     pub directory: Address<Directory>,
     pub attestor: Address<Attestor>,
+    pub collateral: Arc<CollateralKeeper>,
     pub negotiator: Address<Negotiator>,
     pub cashier: Address<Cashier>,
     pub ledger: Arc<WorkerLedger<Arc<RocksStore>>>,
@@ -134,7 +151,8 @@ impl Worker {
         let books = earning(disk.path(), chain, seed);
         let (ledger, metrics) = (Arc::clone(&books.ledger), books.metrics.clone());
         let mesh = supervise(Mesh::new(commands, metrics.clone()));
-        let attestor = attestor(&mesh, chain);
+        let collateral = keeper(&mesh);
+        let attestor = attestor(&mesh, chain, &collateral, &metrics);
         let config = DirectoryConfig::default();
         let directory = supervise(Directory::new(config, None, metrics.clone()));
         let cashier = supervise(Cashier::earning(books));
@@ -179,6 +197,7 @@ impl Worker {
                 directory: directory.clone(),
                 attestor: Some(attestor.clone()),
                 negotiator: Some(negotiator.clone()),
+                collateral: Some(Arc::clone(&collateral)),
                 sessions: Some(sessions.clone()),
             },
         ));
@@ -186,6 +205,8 @@ impl Worker {
             WorkerLife {
                 key: peer_key(seed),
                 source: Arc::new(source) as Arc<dyn EvidenceSource>,
+                verifier: Arc::new(verifier()),
+                collateral: Arc::clone(&collateral),
                 chain: chain.shared(),
                 models: vec![terms],
                 slots,
@@ -204,6 +225,7 @@ impl Worker {
             mesh,
             directory,
             attestor,
+            collateral,
             negotiator,
             cashier,
             ledger,
@@ -242,7 +264,8 @@ impl Client {
         let books = paying(path, chain, CLIENT);
         let (ledger, metrics) = (Arc::clone(&books.ledger), books.metrics.clone());
         let mesh = supervise(Mesh::new(commands, metrics.clone()));
-        let attestor = attestor(&mesh, chain);
+        let collateral = keeper(&mesh);
+        let attestor = attestor(&mesh, chain, &collateral, &metrics);
         let directory = supervise(Directory::new(
             DirectoryConfig::default(),
             Some(attestor.clone()),
@@ -275,6 +298,7 @@ impl Client {
                 directory: directory.clone(),
                 attestor: None,
                 negotiator: None,
+                collateral: Some(collateral),
                 sessions: None,
             },
         ));

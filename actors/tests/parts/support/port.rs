@@ -2,7 +2,7 @@
 //! actors ask for to the others.
 
 use cocoon_actors::port::{
-    GossipId, Judgement, MAX_SWARM_COMMANDS, MAX_SWARM_EVENTS, PortError, SessionStream,
+    GossipId, Judgement, MAX_SWARM_COMMANDS, MAX_SWARM_EVENTS, PortError, Question, SessionStream,
     SwarmCommand, SwarmCommands, SwarmNotice, SwarmNotices,
 };
 use cocoon_protocol::PeerId;
@@ -35,6 +35,7 @@ struct State {
     nodes: BTreeMap<PeerId, mpsc::Sender<SwarmNotice>>,
     sessions: Vec<JoinHandle<()>>,
     judged: Vec<Judgement>,
+    asked: Vec<Question>,
 }
 
 impl Hub {
@@ -67,6 +68,12 @@ impl Hub {
     /// What the nodes thought of one another's adverts.
     pub fn judged(&self) -> Vec<Judgement> {
         self.0.lock().unwrap().judged.clone()
+    }
+
+    /// Questions of this kind that somebody was asked.
+    pub fn asked(&self, question: Question) -> usize {
+        let asked = &self.0.lock().unwrap().asked;
+        asked.iter().filter(|asked| **asked == question).count()
     }
 
     fn node(&self, peer: PeerId) -> Result<mpsc::Sender<SwarmNotice>, PortError> {
@@ -111,6 +118,7 @@ impl Hub {
                     let _ = reply.send(Err(error));
                 }
                 Ok(notices) => {
+                    self.0.lock().unwrap().asked.push(question);
                     let (answer, answered) = oneshot::channel();
                     let notice = SwarmNotice::Asked {
                         peer: from,
