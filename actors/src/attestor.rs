@@ -246,12 +246,7 @@ async fn examine(
         .into_iter()
         .collect();
     tokio::task::spawn_blocking(move || {
-        let expectation = Expectation {
-            peer,
-            model,
-            evidence: advert.evidence,
-            recent_beacons: &recent_beacons,
-        };
+        let expectation = Expectation::new(peer, model, advert.evidence, &recent_beacons);
         admission
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

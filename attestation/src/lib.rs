@@ -11,8 +11,8 @@
 //! stage with a failure ends the work; what comes later is listed as skipped, "not reached".
 //!
 //! # What a verdict rests on
-//! - The chain of signatures from one pinned root ([`Trust`]), appraised by `dcap-qvl` under its
-//!   strict policy: only `UpToDate`.
+//! - The chain of signatures from one pinned root ([`Trust`]), checked by `dcap-qvl` and appraised by
+//!   the [`Policy`]; by default only `UpToDate` is taken.
 //! - `report_data`, which binds the worker's keys, peer id, model, configuration and a recent
 //!   block; so a quote cannot be moved to another peer, key, model or hour.
 //! - RTMR3, which the guest extends with model and configuration before it opens the network.
@@ -33,8 +33,12 @@
 pub mod admission;
 pub mod budget;
 pub mod cache;
+pub mod census;
+pub mod check;
+mod findings;
 pub mod launch;
 pub mod measurement;
+pub mod memory;
 pub mod policy;
 pub mod source;
 pub mod trust;
@@ -42,7 +46,10 @@ pub mod verdict;
 pub mod verifier;
 
 pub use admission::{Admission, AdmissionConfig, OverBudget};
+pub use census::Census;
+pub use check::{Check, UnknownCheck};
 pub use measurement::Measurement;
+pub use memory::Memory;
 pub use policy::{Image, Policy, PolicyError};
 #[cfg(feature = "simulated-evidence")]
 pub use source::SimulatedSource;
@@ -50,5 +57,5 @@ pub use source::{ConfigfsTsmSource, EvidenceError, EvidenceSource};
 #[cfg(feature = "simulated-evidence")]
 pub use trust::Simulated;
 pub use trust::{Attested, Intel, NotAttested, Trust, TrustError};
-pub use verdict::{Check, Factor, FactorResult, Verdict};
+pub use verdict::{Factor, FactorResult, VERDICT_FORMAT, Verdict};
 pub use verifier::{Expectation, Verifier};

@@ -39,18 +39,22 @@ const OUTDATED: (&[u8], &[u8]) = (
 const OUTDATED_TIME: u64 = 1_771_498_731;
 
 /// Everything that Intel's part consists of.
-const INTELS_PART: [Check; 13] = [
+const INTELS_PART: [Check; 17] = [
     Check::QuoteSize,
     Check::QuoteStructure,
     Check::Debug,
     Check::SeptVeDisable,
     Check::TdAttributes,
+    Check::Migratable,
+    Check::ServiceTd,
     Check::RootPinned,
     Check::PlatformLabel,
     Check::CollateralStructure,
     Check::CollateralExpiry,
     Check::SignatureChain,
-    Check::Revocation,
+    Check::RootCrl,
+    Check::PckCrl,
+    Check::TdxModule,
     Check::QeIdentity,
     Check::TcbStatus,
 ];
@@ -166,10 +170,8 @@ fn collateral_is_refused_before_it_is_issued_and_after_it_expired() {
 
 #[test]
 fn collateral_below_the_floor_is_refused_though_intel_signed_it() {
-    let policy = Policy {
-        min_tcb_evaluation: 18,
-        ..policy_for_samples()
-    };
+    let mut policy = policy_for_samples();
+    policy.tcb.min_evaluation = 18;
     let verdict = examine(V4, V4_TIME, policy);
     let factor = verdict.factor(Check::TcbEvaluation).unwrap();
     assert_eq!(factor.result, FactorResult::Fail);

@@ -282,12 +282,12 @@ fn evidence(
             "the evidence claims another receipt key",
         );
     }
-    let expectation = Expectation {
-        peer: receipt.worker,
-        model: receipt.model_digest,
-        evidence: receipt.evidence,
-        recent_beacons: beacons,
-    };
+    let expectation = Expectation::new(
+        receipt.worker,
+        receipt.model_digest,
+        receipt.evidence,
+        beacons,
+    );
     let verdict = verifier.examine(receipt.ended, bundle, &expectation);
     lines.0.extend(verdict.factors.iter().map(|factor| {
         let differs = if factor.result == FactorResult::Fail && !factor.seen.is_empty() {

@@ -2,12 +2,9 @@
 
 use std::path::PathBuf;
 
-use cocoon_attestation::{Policy, Trust, TrustError, Verifier};
+use cocoon_attestation::{Policy, PolicyError, Trust, TrustError, Verifier};
 
 use crate::config::{Config, EvidenceSource};
-
-/// Largest policy file, bytes.
-const MAX_POLICY_BYTES: usize = 1024 * 1024;
 
 /// Why there is no verifier.
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +23,12 @@ pub enum PolicySetupError {
         source: std::io::Error,
     },
     /// The file is no policy.
-    #[error("{path} is not a policy: {reason}")]
+    #[error("{path}: {source}")]
     Malformed {
         /// Which.
         path: PathBuf,
         /// Where and why.
-        reason: String,
+        source: PolicyError,
     },
     /// The policy cannot be meant.
     #[error("{0}; name a policy with --policy-path")]
@@ -64,14 +61,7 @@ pub fn policy(config: &Config) -> Result<Policy, PolicySetupError> {
         path: path.clone(),
         source,
     })?;
-    if text.len() > MAX_POLICY_BYTES {
-        let reason = format!("larger than {MAX_POLICY_BYTES} bytes");
-        return Err(PolicySetupError::Malformed { path, reason });
-    }
-    toml::from_str(&text).map_err(|error| PolicySetupError::Malformed {
-        path,
-        reason: error.to_string(),
-    })
+    Policy::from_toml(&text).map_err(|source| PolicySetupError::Malformed { path, source })
 }
 
 fn built_in(source: EvidenceSource) -> Policy {

@@ -3,25 +3,25 @@
 //! Field meanings: Intel TDX Module ABI specification (348551), tables on `ATTRIBUTES` and
 //! `TDREPORT_STRUCT`.
 
-use cocoon_protocol::evidence::Claims;
+use cocoon_protocol::evidence::EvidenceBundle;
 use dcap_qvl::quote::{TDAttributes, TDReport10};
 
 use super::{Shown, Verifier};
+use crate::findings::Findings;
 use crate::launch::LaunchEvents;
 use crate::policy::XFAM_REQUIRED;
-use crate::verdict::Findings;
 use crate::{Check, Image, Measurement};
 
 const ATTRIBUTE_DEBUG: u8 = 1;
 
 impl Verifier {
-    pub(super) fn guest(&self, shown: &Shown, claims: &Claims, findings: &mut Findings) {
+    pub(super) fn guest(&self, shown: &Shown, bundle: &EvidenceBundle, findings: &mut Findings) {
         let td = &shown.td;
         attributes(shown, findings);
         self.xfam(td, findings);
         self.module(td, findings);
         self.image(td, findings);
-        let wanted = LaunchEvents::claimed(claims).rtmr3();
+        let wanted = LaunchEvents::claimed(&bundle.claims).rtmr3();
         findings.require(
             Check::Rtmr3,
             *wanted.as_bytes() == td.rt_mr3,
@@ -32,36 +32,41 @@ impl Verifier {
             hex::encode(td.rt_mr3),
             wanted.to_string(),
         );
-        let owner_free = td.mr_owner == [0; 48] && td.mr_owner_config == [0; 48];
-        findings.require(
-            Check::MrOwner,
-            owner_free,
+        event_log(bundle, findings);
+        for (check, field, reasons) in [
             (
-                "no owner is named",
-                "the host named an owner, which no release does",
+                Check::MrOwner,
+                &td.mr_owner,
+                (
+                    "no owner is named",
+                    "the host named an owner, which no release does",
+                ),
             ),
-            format!(
-                "{} {}",
-                hex::encode(td.mr_owner),
-                hex::encode(td.mr_owner_config)
-            ),
-            "zeroes",
-        );
-        findings.require(
-            Check::MrConfigId,
-            td.mr_config_id == [0; 48],
             (
-                "no host configuration",
-                "the host put in a configuration of its own",
+                Check::MrOwnerConfig,
+                &td.mr_owner_config,
+                (
+                    "no owner's configuration is named",
+                    "the host named an owner's configuration, which no release does",
+                ),
             ),
-            hex::encode(td.mr_config_id),
-            "zeroes",
-        );
+            (
+                Check::MrConfigId,
+                &td.mr_config_id,
+                (
+                    "no host configuration",
+                    "the host put in a configuration of its own",
+                ),
+            ),
+        ] {
+            let seen = hex::encode(field);
+            findings.require(check, *field == [0; 48], reasons, seen, "zeroes");
+        }
     }
 
     fn xfam(&self, td: &TDReport10, findings: &mut Findings) {
         let xfam = u64::from_le_bytes(td.xfam);
-        let allowed = self.policy.xfam_allowed;
+        let allowed = self.policy.guest.xfam_allowed;
         findings.require(
             Check::Xfam,
             xfam & !allowed == 0 && xfam & XFAM_REQUIRED == XFAM_REQUIRED,
@@ -76,7 +81,7 @@ impl Verifier {
 
     fn module(&self, td: &TDReport10, findings: &mut Findings) {
         let seen = Measurement::from_bytes(td.mr_seam);
-        if self.policy.mrseam.is_empty() {
+        if self.policy.guest.mrseam.is_empty() {
             findings.not_asked(
                 Check::MrSeam,
                 "the policy names no TDX modules; the collateral still judges the module's version",
@@ -85,13 +90,14 @@ impl Verifier {
         }
         findings.require(
             Check::MrSeam,
-            self.policy.mrseam.contains(&seen),
+            self.policy.guest.mrseam.contains(&seen),
             (
                 "the policy allows the TDX module",
                 "the policy does not know the TDX module",
             ),
             seen.to_string(),
             self.policy
+                .guest
                 .mrseam
                 .iter()
                 .map(Measurement::to_string)
@@ -174,18 +180,8 @@ fn attributes(shown: &Shown, findings: &mut Findings) {
         seen.as_str(),
         "bit 28 set",
     );
-    let service_guest = shown
-        .quote
-        .report
-        .as_td15()
-        .is_some_and(|report| report.mr_service_td != [0; 48]);
     let bad = [
         (attributes.tud & !ATTRIBUTE_DEBUG != 0, "profiling"),
-        (attributes.sec.migratable, "migration"),
-        (
-            attributes.sec.servtd_ext || service_guest,
-            "a service guest",
-        ),
         (attributes.reserved != 0, "reserved bits"),
     ]
     .into_iter()
@@ -195,10 +191,55 @@ fn attributes(shown: &Shown, findings: &mut Findings) {
         Check::TdAttributes,
         bad.is_empty(),
         (
-            "no profiling, migration or service guest",
-            &format!("the guest has {}", bad.join(", ")),
+            "no profiling and no reserved bits",
+            &format!("the guest has {}", bad.join(" and ")),
         ),
         seen.as_str(),
-        "none of profiling, migration, service guests, reserved bits",
+        "bits 1 to 7 and all reserved bits clear",
     );
+    findings.require(
+        Check::Migratable,
+        !attributes.sec.migratable,
+        (
+            "the host cannot move the guest to another machine",
+            "the host can have the guest moved to another machine",
+        ),
+        seen.as_str(),
+        "bit 29 clear",
+    );
+    let bound = service_guests(shown);
+    findings.require(
+        Check::ServiceTd,
+        !attributes.sec.servtd_ext && bound.is_none(),
+        (
+            "no service guest is bound",
+            "a service guest may read or move this one",
+        ),
+        bound.map_or(seen, hex::encode),
+        "bit 17 clear and no hash of a service guest",
+    );
+}
+
+/// A hash of bound service guests, in the fields that reports of TD 1.5 and later have for it.
+fn service_guests(shown: &Shown) -> Option<[u8; 48]> {
+    let report = &shown.quote.report;
+    let later = report
+        .as_td15_ex()
+        .map(|report| [report.init_service_td_hash, report.cur_service_td_hash]);
+    report
+        .as_td15()
+        .map(|report| report.mr_service_td)
+        .into_iter()
+        .chain(later.into_iter().flatten())
+        .find(|hash| *hash != [0; 48])
+}
+
+/// A log that is shown is one that somebody may believe, so a wrong one is refused.
+fn event_log(bundle: &EvidenceBundle, findings: &mut Findings) {
+    let reason = if bundle.attached.event_log.is_empty() {
+        "no event log is shown, and no image asks for one"
+    } else {
+        "this version cannot replay event logs"
+    };
+    findings.not_asked(Check::EventLog, reason);
 }

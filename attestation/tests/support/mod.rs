@@ -4,6 +4,7 @@
 #[cfg(feature = "simulated-evidence")]
 pub(crate) mod simulated;
 
+use cocoon_attestation::policy::TcbPolicy;
 use cocoon_attestation::{Check, Expectation, FactorResult, Image, Measurement, Policy, Verdict};
 use cocoon_protocol::evidence::{Beacon, Claims};
 use cocoon_protocol::ids::{Digest, Keypair, PeerId};
@@ -54,18 +55,16 @@ pub(crate) fn beacons() -> Vec<Beacon> {
 
 /// What a client that saw an honest advert for `claims` expects.
 pub(crate) fn expectation<'a>(claims: &Claims, recent_beacons: &'a [Beacon]) -> Expectation<'a> {
-    Expectation {
-        peer: claims.peer,
-        model: claims.model,
-        evidence: claims.digest(),
-        recent_beacons,
-    }
+    Expectation::new(claims.peer, claims.model, claims.digest(), recent_beacons)
 }
 
 /// A policy for looking at Intel's samples, whose images nobody vouches for.
 pub(crate) fn policy_for_samples() -> Policy {
     Policy {
-        min_tcb_evaluation: 17,
+        tcb: TcbPolicy {
+            min_evaluation: 17,
+            ..TcbPolicy::default()
+        },
         images: vec![Image {
             name: "some release".to_owned(),
             mrtd: Measurement::of(b"firmware"),
