@@ -96,6 +96,16 @@ fn a_real_version_5_quote_of_an_extended_td_verifies_at_its_time() {
 }
 
 #[test]
+fn a_real_quote_of_an_sgx_enclave_is_no_tdx_guest() {
+    let enclave: (&[u8], &[u8]) = (include_bytes!("fixtures/sgx_quote"), V4.1);
+    let verdict = examine(enclave, V4_TIME, policy_for_samples());
+    refused(&verdict, &[Check::QuoteStructure]);
+    let structure = verdict.factor(Check::QuoteStructure).unwrap();
+    assert_eq!(structure.seen, "version 3");
+    assert!(structure.reason.contains("SGX"), "{}", structure.reason);
+}
+
+#[test]
 fn a_real_quote_is_still_refused_as_a_worker_because_it_binds_other_claims() {
     let verdict = examine(V4, V4_TIME, policy_for_samples());
     assert!(!verdict.accepted());

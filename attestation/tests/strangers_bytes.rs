@@ -10,6 +10,8 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use cocoon_attestation::policy::Policy;
+use cocoon_attestation::policy::signature::{self, PolicyKey, PolicySigner};
 use cocoon_attestation::{Check, FactorResult, Trust, Verdict, Verifier};
 use cocoon_protocol::evidence::Attached;
 use cocoon_protocol::evidence::EvidenceBundle;
@@ -144,5 +146,32 @@ fn random_bytes_in_any_part_of_the_collateral_never_verify() {
                 verdict.result(Check::SignatureChain),
                 Some(FactorResult::Pass)
             );
+        });
+}
+
+#[test]
+fn random_text_as_a_policy_a_signature_or_a_key_is_refused_without_a_panic() {
+    let signer = PolicySigner::new("release.example/policy", [9; 32]).unwrap();
+    let keys = [signer.public().unwrap()];
+    let frames = [
+        ("", ""),
+        ("version = 2\n", ""),
+        (
+            "cocoon.policy/2\nsha256 ",
+            "\n\n\u{2014} release.example/policy AAAA\n",
+        ),
+        ("release.example/policy+", "+AAAA"),
+        ("PRIVATE+KEY+", ""),
+    ];
+    bolero::check!()
+        .with_iterations(2_000)
+        .with_type::<(u8, String)>()
+        .for_each(|(frame, text)| {
+            let (before, behind) = frames[usize::from(*frame) % frames.len()];
+            let text = format!("{before}{text}{behind}");
+            assert!(Policy::from_toml(&text).is_err());
+            assert!(signature::verify(b"policy", &text, &keys).is_err());
+            assert!(text.parse::<PolicyKey>().is_err());
+            assert!(text.parse::<PolicySigner>().is_err());
         });
 }

@@ -466,16 +466,22 @@ fn module(shown: &Shown, collateral: &Collateral) -> Option<Cause> {
             hex::encode(td.seam_attributes),
         );
     }
-    let known = identity?
-        .tcb_levels
-        .iter()
-        .any(|level| level.shortfall(&td.tee_tcb_svn).is_none());
-    if known {
-        return None;
-    }
+    // A TD 1.5 may run on a newer module than it was launched on; both are judged.
+    let current = shown.quote.report.as_td15();
+    let versions = [Some(td.tee_tcb_svn), current.map(|td| td.tee_tcb_svn2)];
+    let unknown = versions.into_iter().flatten().find(|version| {
+        match collateral.tcb_info.tdx_module_identity(version) {
+            Err(_) => true,
+            Ok(None) => false,
+            Ok(Some(known)) => !known
+                .tcb_levels
+                .iter()
+                .any(|level| level.shortfall(version).is_none()),
+        }
+    })?;
     blame(
         "the TDX module is older than any that Intel knows of",
-        format!("components {}", hex::encode(td.tee_tcb_svn)),
+        format!("components {}", hex::encode(unknown)),
     )
 }
 
