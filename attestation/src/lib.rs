@@ -26,6 +26,10 @@
 //! With the feature `simulated-evidence` there is a second root, `Trust::Simulated`, which gives no
 //! security at all. The type [`Attested`] keeps the results of the two apart.
 //!
+//! # Which images
+//! A policy names the images it allows. Instead of by a list, an image can be admitted by the public record of it, a
+//! transparency log that several people signed after building the image themselves: [`log`].
+//!
 //! There is no clock and no network here. Files are read by [`source::ConfigfsTsmSource`] only.
 //!
 //! [`EvidenceBundle`]: cocoon_protocol::evidence::EvidenceBundle
@@ -37,6 +41,7 @@ pub mod census;
 pub mod check;
 mod findings;
 pub mod launch;
+pub mod log;
 pub mod measurement;
 pub mod memory;
 pub mod policy;

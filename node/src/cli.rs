@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, log, model, run, status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -41,6 +41,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
     Model(model::ModelArgs),
+    /// The transparency log of guest images: sign it, prove that an image stands in it, check it
+    Log(log::LogArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
@@ -68,6 +70,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
+        Command::Log(args) => log::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
@@ -116,6 +119,14 @@ mod tests {
             "cocoon model show ./model.gguf --memory 24GiB --json",
             "cocoon model verify m --json",
             "cocoon model remove m --yes",
+            "cocoon log init images --origin example.org/guest-images",
+            "cocoon log append images --image guest.toml --revision abc --json",
+            "cocoon log key example.org/alice --out alice.key",
+            "cocoon log sign images --key alice.key",
+            "cocoon log prove images --image guest --out guest.proof",
+            "cocoon log verify guest.proof --rebuilders rebuilders.toml --json",
+            "cocoon log --json verify images --rebuilders rebuilders.toml --since checkpoint.old",
+            "cocoon log show images",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

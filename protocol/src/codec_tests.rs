@@ -27,7 +27,7 @@ use libp2p_core::SignedEnvelope;
 use proptest::prelude::*;
 use std::fmt::Debug;
 
-fn survives<T: Wire + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
+pub(crate) fn survives<T: Wire + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
     let bytes = encode(value);
     prop_assert_eq!(&decode::<T>(&bytes).unwrap(), value);
     let mut unknown = bytes.clone();
@@ -137,7 +137,7 @@ fn disturbed(valid: &[u8], noise: &[u8]) -> Vec<u8> {
 }
 
 /// No bytes panic, and what is let in has one spelling.
-fn fuzz<T: Wire + PartialEq + Debug>(valid: &T) {
+pub(crate) fn fuzz<T: Wire + PartialEq + Debug>(valid: &T) {
     let valid = encode(valid);
     bolero::check!()
         .with_iterations(1_500)

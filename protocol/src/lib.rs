@@ -9,6 +9,9 @@
 //! into one binding offer, a [`session`] carries the frames of the [`job`], [`metering`] decides
 //! when a [`voucher`] is due and how far the worker may run ahead, and a [`receipt`] ends it.
 //!
+//! Beside that way, [`log`] and [`log_heads`] carry and compare what rebuilders say about guest
+//! images, in the tree of [`merkle`].
+//!
 //! [`wire`] says what all codecs have in common; the messages themselves are in `proto/*.proto`.
 
 pub mod advert;
@@ -18,6 +21,9 @@ mod envelope;
 pub mod evidence;
 pub mod ids;
 pub mod job;
+pub mod log;
+pub mod log_heads;
+pub mod merkle;
 pub mod metering;
 pub mod negotiation;
 pub mod receipt;
@@ -35,6 +41,8 @@ pub use ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 pub use job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
 };
+pub use log::{ConsistencyReply, ConsistencyRequest, ImageProof, LogNews, SplitView};
+pub use log_heads::LogHeads;
 pub use metering::{Payee, Payer};
 pub use negotiation::{Negotiation, Offer, OfferBook, QuoteReply, QuoteRequest, Refusal};
 pub use receipt::{Ending, Receipt, SignedReceipt};

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cocoon_protocol::merkle;
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::{Outcome, SignedVoucher};
 use proptest::prelude::*;
@@ -18,7 +19,6 @@ use super::testing::{
 };
 use super::*;
 use crate::contract::ChannelTerms;
-use crate::merkle;
 use crate::store::MemoryStore;
 
 type Worker = WorkerLedger<Arc<MemoryStore>>;

@@ -9,6 +9,7 @@
 use std::fmt::Debug;
 
 use cocoon_protocol::Digest;
+use cocoon_protocol::merkle::{Frontier, leaf_hash};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -18,7 +19,6 @@ use super::testing::{address, at, job, peer, ton};
 use super::worker_records::Head;
 use super::*;
 use crate::contract::ChannelTerms;
-use crate::merkle::{Frontier, leaf_hash};
 use crate::store::record::{open, open_without_checksum, seal};
 use crate::store::{Record, Writer};
 
