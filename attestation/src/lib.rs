@@ -26,14 +26,17 @@
 //! With the feature `simulated-evidence` there is a second root, `Trust::Simulated`, which gives no
 //! security at all. The type [`Attested`] keeps the results of the two apart.
 //!
-//! There is no clock and no network here. Files are read by [`source::ConfigfsTsmSource`] only.
+//! There is no clock and no network here. Files are read in a guest only: by
+//! [`source::ConfigfsTsmSource`], [`launch`] and [`event_log::read_log`].
 //!
 //! [`EvidenceBundle`]: cocoon_protocol::evidence::EvidenceBundle
 
 pub mod admission;
 pub mod budget;
 pub mod cache;
+pub mod event_log;
 pub mod launch;
+pub mod launch_measure;
 pub mod measurement;
 pub mod policy;
 pub mod source;
