@@ -29,7 +29,10 @@ impl Boot {
             rtmr3: folder.path().join("rtmr3:sha384"),
         };
         std::fs::write(&paths.rtmr3, register).unwrap();
-        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../inference/tests/fixtures/tiny-llama");
+        let model = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../inference/tests/fixtures/tiny-llama"
+        );
         let config = Config {
             evidence: Source::Tdx,
             data_dir: folder.path().join("data"),
@@ -60,7 +63,10 @@ async fn a_register_that_others_extended_keeps_a_worker_off_the_network() {
     let boot = Boot::with_rtmr3(&[7; 48]);
     let error = boot.start().await.unwrap_err();
     assert!(
-        matches!(error, WiringError::Launch(LaunchError::AlreadyExtended { .. })),
+        matches!(
+            error,
+            WiringError::Launch(LaunchError::AlreadyExtended { .. })
+        ),
         "{error}"
     );
     assert!(!boot.called_anybody());
@@ -91,17 +97,9 @@ async fn a_worker_whose_launch_is_measured_goes_on_to_the_chain() {
     };
     // A plain file does not extend, so it holds the value already, as after a restart.
     std::fs::write(&boot.paths.rtmr3, launch.rtmr3().as_bytes()).unwrap();
-    let chain = boot.chain.try_clone().unwrap();
-    let Boot {
-        config,
-        paths,
-        folder: _folder,
-        ..
-    } = boot;
-    chain.set_nonblocking(false).unwrap();
-    // Whoever calls is hung up on.
-    let called = std::thread::spawn(move || chain.accept().is_ok());
-    let error = node(NodeRole::Worker, &config, &paths).await.unwrap_err();
-    assert!(matches!(error, WiringError::Chain { .. }), "{error}");
-    assert!(called.join().unwrap());
+    let chain = tokio::net::TcpListener::from_std(boot.chain.try_clone().unwrap()).unwrap();
+    tokio::select! {
+        called = chain.accept() => assert!(called.is_ok()),
+        ended = boot.start() => panic!("ended before it asked the chain: {ended:?}"),
+    }
 }
