@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, guest, model, run, status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -41,6 +41,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
     Model(model::ModelArgs),
+    /// Measure a guest's image, read a firmware's event log
+    Guest(guest::GuestArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
@@ -68,6 +70,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
+        Command::Guest(args) => guest::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
@@ -116,6 +119,11 @@ mod tests {
             "cocoon model show ./model.gguf --memory 24GiB --json",
             "cocoon model verify m --json",
             "cocoon model remove m --yes",
+            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline x --memory 8GiB --toml",
+            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --pages each-section --handover unchanged --json",
+            "cocoon guest log",
+            "cocoon guest log CCEL --draft",
+            "cocoon guest log CCEL --policy rtmr0.toml",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

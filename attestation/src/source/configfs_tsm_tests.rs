@@ -60,10 +60,12 @@ fn report(provider: &str, generation: &str, outblob: &[u8]) -> TempDir {
     folder
 }
 
+type Sign = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
+
 /// The kernel's half of the contract over plain files.
 struct KernelLike {
     /// What `outblob` will hold for what was written to `inblob`.
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>,
+    sign: Box<Sign>,
     /// How far `generation` moves on a write; one, unless somebody else writes too.
     steps: u64,
 }
