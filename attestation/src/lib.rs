@@ -30,7 +30,8 @@
 //! A policy names the images it allows. Instead of by a list, an image can be admitted by the public record of it, a
 //! transparency log that several people signed after building the image themselves: [`log`].
 //!
-//! There is no clock and no network here. Files are read by [`source::ConfigfsTsmSource`] only.
+//! There is no clock and no network here. Files are read in a guest only: by
+//! [`source::ConfigfsTsmSource`], [`launch`] and [`event_log::read_log`].
 //!
 //! [`EvidenceBundle`]: cocoon_protocol::evidence::EvidenceBundle
 
@@ -39,8 +40,10 @@ pub mod budget;
 pub mod cache;
 pub mod census;
 pub mod check;
+pub mod event_log;
 mod findings;
 pub mod launch;
+pub mod launch_measure;
 pub mod log;
 pub mod measurement;
 pub mod memory;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, log, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, guest, log, model, run, status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -43,6 +43,8 @@ pub enum Command {
     Model(model::ModelArgs),
     /// The transparency log of guest images: sign it, prove that an image stands in it, check it
     Log(log::LogArgs),
+    /// Measure a guest's image, read a firmware's event log
+    Guest(guest::GuestArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
@@ -71,6 +73,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
         Command::Log(args) => log::run(args),
+        Command::Guest(args) => guest::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
@@ -127,6 +130,11 @@ mod tests {
             "cocoon log verify guest.proof --rebuilders rebuilders.toml --json",
             "cocoon log --json verify images --rebuilders rebuilders.toml --since checkpoint.old",
             "cocoon log show images",
+            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline x --memory 8GiB --toml",
+            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --pages each-section --handover unchanged --json",
+            "cocoon guest log",
+            "cocoon guest log CCEL --draft",
+            "cocoon guest log CCEL --policy rtmr0.toml",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

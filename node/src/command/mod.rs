@@ -5,6 +5,7 @@ pub mod chat;
 pub mod config;
 pub mod demo;
 pub mod devnet;
+pub mod guest;
 pub mod log;
 pub mod model;
 pub mod run;
@@ -87,6 +88,23 @@ pub enum CommandError {
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),
+    /// No registers to expect of these files.
+    #[error(transparent)]
+    LaunchMeasure(#[from] cocoon_attestation::launch_measure::LaunchMeasureError),
+    /// No event log.
+    #[error(transparent)]
+    EventLog(#[from] cocoon_attestation::event_log::ReadLogError),
+    /// A file that is no policy.
+    #[error("{path} is not a policy: {reason}")]
+    NoPolicy {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// An answer could not be written as TOML.
+    #[error("cannot write TOML: {0}")]
+    Toml(#[from] toml::ser::Error),
     /// An answer could not be written as JSON.
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),

@@ -472,7 +472,7 @@ impl Bar {
 }
 
 /// `24GiB`, `8G`, `512MiB`, bytes without a unit.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size; write it like 24GiB or 512MiB");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = text

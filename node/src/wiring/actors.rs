@@ -40,8 +40,9 @@ use tracing::info;
 
 use super::WiringError;
 use super::chain::ChainSide;
-use super::engine;
+use super::guest::GuestPaths;
 use super::keys::Keys;
+use super::{engine, guest};
 use crate::config::{Config, NodeRole};
 use crate::trust;
 
@@ -53,9 +54,10 @@ const MAX_SESSIONS: usize = 128;
 /// How long an offer binds, ms.
 const OFFER_LIFETIME_MS: u64 = 6_000;
 
-/// A worker's model and where its evidence comes from.
+/// A worker's model, its guest's configuration and where its evidence comes from.
 pub(super) struct LoadedWorker {
     engine: Arc<dyn cocoon_inference::Engine>,
+    guest: Digest,
     source: Arc<dyn EvidenceSource>,
 }
 
@@ -90,14 +92,18 @@ pub(super) struct Actors {
     arbiters: Vec<Arbiter>,
 }
 
-/// Reads the model and finds the source of evidence. Before anything is started, since it takes
-/// seconds and may fail.
-pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWorker, WiringError> {
+/// Reads the model, measures the launch and finds the source of evidence. Before anything is started or
+/// asked: it takes seconds, may fail, and a guest measures before it opens the network.
+pub(super) async fn load_worker(
+    config: &Config,
+    keys: &Keys,
+    paths: &GuestPaths,
+) -> Result<LoadedWorker, WiringError> {
     let path = config.model_path.clone().ok_or(WiringError::Lacks {
         role: "worker",
         setting: "model_path",
     })?;
-    let source = evidence_source(config, keys)?;
+    let source = guest::evidence_source(config, keys, paths)?;
     info!(model = %path.display(), "loading the model");
     let engine = engine::load(config, &path).await?;
     let about = engine.describe();
@@ -108,25 +114,12 @@ pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWo
         runs_on = %about.runs_on,
         "model loaded"
     );
-    Ok(LoadedWorker { engine, source })
-}
-
-#[cfg_attr(not(feature = "simulated-evidence"), allow(unused_variables))]
-fn evidence_source(config: &Config, keys: &Keys) -> Result<Arc<dyn EvidenceSource>, WiringError> {
-    use crate::config::EvidenceSource as Source;
-    use cocoon_attestation::ConfigfsTsmSource;
-    use cocoon_attestation::source::TSM_REPORTS;
-    Ok(match config.evidence {
-        Source::Tdx => Arc::new(ConfigfsTsmSource::new(
-            TSM_REPORTS,
-            config.data_dir.join("collateral.json"),
-        )),
-        #[cfg(feature = "simulated-evidence")]
-        Source::Simulated => Arc::new(cocoon_attestation::SimulatedSource::new(
-            &keys.peer().to_bytes(),
-        )?),
-        #[cfg(not(feature = "simulated-evidence"))]
-        Source::Simulated => return Err(trust::PolicySetupError::NoSimulator.into()),
+    let guest = guest::guest_config(&about.id, Path::new(&config.network));
+    guest::measure_launch(config, about.digest, guest, paths)?;
+    Ok(LoadedWorker {
+        engine,
+        guest,
+        source,
     })
 }
 
@@ -400,7 +393,7 @@ fn add_worker(
             source: worker.source,
             chain: chain.chain,
             slots: config.slots,
-            config: guest_config(&about.id, Path::new(&config.network)),
+            config: worker.guest,
             models,
             payout: chain.address,
             ledger: ledger_address,
@@ -417,11 +410,6 @@ fn add_worker(
     actors.negotiator = Some(negotiator);
     actors.sessions = Some(sessions);
     Ok(())
-}
-
-/// Digest of what configures the guest's answers: the model's name and the network.
-fn guest_config(model: &str, network: &Path) -> Digest {
-    Digest::sha256(format!("cocoon/guest-config/v1\0{model}\0{}", network.display()).as_bytes())
 }
 
 async fn add_client(

@@ -11,6 +11,7 @@
 mod actors;
 mod chain;
 mod engine;
+mod guest;
 mod keys;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use cocoon_actors::mesh::{Disconnect, ViewMesh};
 use cocoon_actors::supervision::end_process_on_panic;
 use cocoon_actors::view::View;
 use cocoon_attestation::EvidenceError;
+use cocoon_attestation::launch::LaunchError;
 use cocoon_inference::EngineError;
 use cocoon_protocol::domain::Network;
 use cocoon_settlement::chain::ChainError;
@@ -37,6 +39,7 @@ use tracing::{info, warn};
 
 use self::actors::{Actors, Ingredients};
 use self::chain::ChainSide;
+use self::guest::GuestPaths;
 use self::keys::Keys;
 use crate::config::{Config, NodeRole};
 use crate::http::metrics::HttpMetrics;
@@ -133,6 +136,9 @@ pub enum WiringError {
     /// No evidence can be made here.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// The launch could not be measured, so nothing was started.
+    #[error("the launch was not measured: {0}")]
+    Launch(#[from] LaunchError),
     /// The system would not give a thread, a runtime or a signal handler.
     #[error("the operating system: {0}")]
     System(#[from] std::io::Error),
@@ -170,10 +176,10 @@ pub fn run(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         .thread_name("cocoon-io")
         .enable_all()
         .build()?
-        .block_on(node(role, config))
+        .block_on(node(role, config, &GuestPaths::default()))
 }
 
-async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
+async fn node(role: NodeRole, config: &Config, paths: &GuestPaths) -> Result<(), WiringError> {
     let trust = trust::trust(config)?;
     let keys = Keys::load_or_create(&config.data_dir)?;
     let network = Network {
@@ -181,13 +187,14 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         trust_domain: trust.trust_domain(),
     };
     let shutdown = CancellationToken::new();
+    // A guest measures what it was launched with before it talks to anybody, the chain included.
+    let worker = match role {
+        NodeRole::Worker => Some(actors::load_worker(config, &keys, paths).await?),
+        _ => None,
+    };
     let chain = match role {
         NodeRole::Bootstrap => None,
         _ => Some(ChainSide::connect(config, &keys).await?),
-    };
-    let worker = match role {
-        NodeRole::Worker => Some(actors::load_worker(config, &keys).await?),
-        _ => None,
     };
 
     let (metrics, mut registry) = telemetry::metrics();
