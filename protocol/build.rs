@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "proto/terms.proto",
     "proto/advert.proto",
     "proto/offer.proto",
     "proto/evidence.proto",
+    "proto/gpu.proto",
     "proto/receipt.proto",
     "proto/job.proto",
 ];
