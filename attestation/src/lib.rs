@@ -19,8 +19,8 @@
 //!
 //! # What it does not prove
 //! Somebody with the machine in their hands and an interposer on its memory bus can extract the
-//! keys that sign quotes ("TEE.fail", 2025). No software check sees that. GPU evidence is not
-//! verified yet: a bundle that claims some is refused.
+//! keys that sign quotes ("TEE.fail", 2025). No software check sees that. GPU evidence has a verifier
+//! of its own in [`gpu`]; [`Verifier`] does not call it yet, so a bundle that claims some is refused.
 //!
 //! # Simulation
 //! With the feature `simulated-evidence` there is a second root, `Trust::Simulated`, which gives no
@@ -33,6 +33,7 @@
 pub mod admission;
 pub mod budget;
 pub mod cache;
+pub mod gpu;
 pub mod launch;
 pub mod measurement;
 pub mod policy;
