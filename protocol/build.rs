@@ -7,6 +7,7 @@ const FILES: [&str; 7] = [
     "proto/advert.proto",
     "proto/offer.proto",
     "proto/evidence.proto",
+    "proto/gpu.proto",
     "proto/receipt.proto",
     "proto/job.proto",
     "proto/log.proto",

@@ -19,8 +19,8 @@
 //!
 //! # What it does not prove
 //! Somebody with the machine in their hands and an interposer on its memory bus can extract the
-//! keys that sign quotes ("TEE.fail", 2025). No software check sees that. GPU evidence is not
-//! verified yet: a bundle that claims some is refused.
+//! keys that sign quotes ("TEE.fail", 2025). No software check sees that. GPU evidence has a verifier
+//! of its own in [`gpu`]; [`Verifier`] does not call it yet, so a bundle that claims some is refused.
 //!
 //! # Simulation
 //! With the feature `simulated-evidence` there is a second root, `Trust::Simulated`, which gives no
@@ -42,6 +42,7 @@ pub mod census;
 pub mod check;
 pub mod event_log;
 mod findings;
+pub mod gpu;
 pub mod launch;
 pub mod launch_measure;
 pub mod log;

@@ -19,6 +19,7 @@ pub mod directory;
 pub mod domain;
 mod envelope;
 pub mod evidence;
+pub mod gpu;
 pub mod ids;
 pub mod job;
 pub mod log;
@@ -37,6 +38,7 @@ pub use advert::Advert;
 pub use directory::{Directory, DirectoryConfig, DirectoryInput, DirectoryOutput};
 pub use domain::Network;
 pub use evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
+pub use gpu::{Gpu, GpuEvidence, gpu_nonce};
 pub use ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 pub use job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
