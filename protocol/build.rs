@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "proto/terms.proto",
     "proto/advert.proto",
     "proto/offer.proto",

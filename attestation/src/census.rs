@@ -24,7 +24,7 @@ pub const MAX_COUNTED: usize = 32_768;
 pub enum Hardware {
     /// A machine, by the hexadecimal PPID of its PCK certificate.
     Platform(String),
-    /// A GPU, by the serial number of its certificate.
+    /// A GPU, by the hexadecimal SHA-256 of the key of its boot ROM.
     Gpu(String),
 }
 

@@ -7,7 +7,8 @@
 //!
 //! # Order
 //! Cheapest first, because a bad bundle costs a stranger nothing to make: size, structure (1 µs),
-//! claims, measurements, collateral, and only then signatures (0.6 ms with optimisation). The first
+//! claims, measurements, collateral, then signatures (0.6 ms with optimisation) and last the GPUs'
+//! (milliseconds each). The first
 //! stage with a failure ends the work; what comes later is listed as skipped, "not reached".
 //!
 //! # What a verdict rests on
@@ -67,4 +68,4 @@ pub use source::{ConfigfsTsmSource, EvidenceError, EvidenceSource};
 pub use trust::Simulated;
 pub use trust::{Attested, Intel, NotAttested, Trust, TrustError};
 pub use verdict::{Factor, FactorResult, VERDICT_FORMAT, Verdict};
-pub use verifier::{Expectation, Verifier};
+pub use verifier::{Expectation, GpuReferences, Verifier};

@@ -9,6 +9,7 @@ use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
 use crate::cache::CacheKey;
+use crate::gpu::GpuFactor;
 use crate::{Check, Trust};
 
 /// Name and version of a verdict's JSON. Fields are only ever added under the same version.
@@ -71,9 +72,11 @@ pub struct Verdict {
     pub trust: Trust,
     /// The machine: hexadecimal PPID of its PCK certificate. Empty if it was not reached.
     pub platform_id: String,
-    /// Its GPUs, by the serial numbers of their certificates. Empty if it has none, or if they were
-    /// not reached.
+    /// Its GPUs: hexadecimal SHA-256 of the keys of their boot ROMs. Empty if it has none, or if they
+    /// were not reached.
     pub gpu_ids: Vec<String>,
+    /// What `gpu_evidence` is made of: every check of every GPU. Empty like `gpu_ids`.
+    pub gpu: Vec<GpuFactor>,
     /// `tcbEvaluationDataNumber` of the collateral, once its signatures held.
     pub tcb_evaluation: Option<u32>,
     /// Whether the platform's factors come from an earlier verdict on the same platform and claims.
@@ -91,6 +94,7 @@ impl Verdict {
             trust,
             platform_id: String::new(),
             gpu_ids: Vec::new(),
+            gpu: Vec::new(),
             tcb_evaluation: None,
             cached: false,
         }
@@ -166,6 +170,13 @@ impl fmt::Display for Verdict {
                 writeln!(formatter, "      wanted  {}", factor.wanted)?;
             }
         }
+        for factor in &self.gpu {
+            writeln!(
+                formatter,
+                "{:<4}  GPU {} {:<18}  {}",
+                factor.result, factor.gpu, factor.name, factor.reason
+            )?;
+        }
         let outcome = if self.accepted() {
             "accepted"
         } else {
@@ -177,7 +188,7 @@ impl fmt::Display for Verdict {
 
 impl Serialize for Verdict {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("Verdict", 15)?;
+        let mut out = serializer.serialize_struct("Verdict", 16)?;
         out.serialize_field("format", VERDICT_FORMAT)?;
         out.serialize_field("accepted", &self.accepted())?;
         out.serialize_field("trust", &self.trust)?;
@@ -193,6 +204,7 @@ impl Serialize for Verdict {
         out.serialize_field("beacon_seqno", &self.claims.beacon.seqno)?;
         out.serialize_field("epoch", &self.claims.epoch)?;
         out.serialize_field("factors", &self.factors)?;
+        out.serialize_field("gpu", &self.gpu)?;
         out.end()
     }
 }

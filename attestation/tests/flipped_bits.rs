@@ -10,7 +10,8 @@
 
 mod support;
 
-use cocoon_attestation::policy::signature::{self, PolicySigner};
+use cocoon_attestation::log::NoteSigner;
+use cocoon_attestation::policy::signature;
 use cocoon_attestation::policy::{Policy, TEMPLATE, simulated};
 use cocoon_attestation::{Check, FactorResult, Trust, Verifier};
 use cocoon_protocol::evidence::{Attached, EvidenceBundle};
@@ -187,19 +188,18 @@ fn no_flip_in_the_claims_is_accepted() {
 
 #[test]
 fn no_flip_in_a_policy_or_its_signature_is_taken_for_the_signed_one() {
-    let signer = PolicySigner::new("release.example/policy", [9; 32]).unwrap();
-    let keys = [signer.public().unwrap()];
+    let signer = NoteSigner::new("release.example/policy", &[9; 32]).unwrap();
+    let keys = [signer.verifier()];
     let policy = toml::to_string(&simulated::policy()).unwrap() + TEMPLATE;
-    let note = signer.sign(policy.as_bytes()).unwrap();
-    assert!(signature::verify(policy.as_bytes(), &note, &keys).is_ok());
+    let note = signature::sign(policy.as_bytes(), &signer, None).unwrap();
+    assert!(signature::verify(policy.as_bytes(), note.as_bytes(), &keys).is_ok());
     for (bit, changed) in flipped(policy.as_bytes(), 6) {
         assert!(
-            signature::verify(&changed, &note, &keys).is_err(),
+            signature::verify(&changed, note.as_bytes(), &keys).is_err(),
             "bit {bit}"
         );
     }
     for (bit, changed) in flipped(note.as_bytes(), 7) {
-        let changed = String::from_utf8_lossy(&changed);
         assert!(
             signature::verify(policy.as_bytes(), &changed, &keys).is_err(),
             "bit {bit}"

@@ -304,6 +304,7 @@ fn gpu_evidence_that_nobody_can_verify_is_refused_and_not_skipped() {
     };
     refused(&verify(&honest(&boasting)), &[Check::GpuEvidence]);
     let policy = Policy {
+        gpu_manifest: Some(Digest::ZERO),
         required: vec![Check::GpuEvidence],
         ..simulated::policy()
     };
@@ -365,7 +366,7 @@ fn registers_of_two_allowed_images_cannot_be_mixed() {
     next.mrtd = Measurement::from_bytes([0xe0; 48]);
     next.rtmr0 = Measurement::from_bytes([0xe1; 48]);
     next.rtmr1 = Measurement::from_bytes([0xe2; 48]);
-    policy.images.push(next);
+    policy.images.push(next.into());
     let bundle = shaped(|report| report.rt_mr1 = [0xe2; 48]);
     refused(
         &verify_at(now(), policy, &bundle, &claims()),

@@ -71,7 +71,7 @@ fn intel() -> Verifier {
     Verifier::new(
         Trust::Intel,
         Policy {
-            images: vec![image],
+            images: vec![image.into()],
             ..Policy::default()
         },
     )

@@ -131,10 +131,7 @@ pub fn verify(
         }
     }
     GpuVerdict {
-        factors: findings
-            .into_iter()
-            .flat_map(GpuFindings::finish)
-            .collect(),
+        factors: findings.into_iter().flat_map(GpuFindings::finish).collect(),
         gpus: identities,
     }
 }
@@ -251,15 +248,8 @@ fn links(now: u64, chain: &Chain, trust: &GpuTrust, findings: &mut GpuFindings) 
 }
 
 fn signature(report: &Report<'_>, chain: &Chain, findings: &mut GpuFindings) {
-    if chain
-        .leaf()
-        .verifies_fixed(report.signed, report.signature)
-    {
-        findings.pass(
-            GpuCheck::Signature,
-            "the leaf's key signed the report",
-            "",
-        );
+    if chain.leaf().verifies_fixed(report.signed, report.signature) {
+        findings.pass(GpuCheck::Signature, "the leaf's key signed the report", "");
     } else {
         findings.fail(
             GpuCheck::Signature,
@@ -475,12 +465,7 @@ fn compare(report: &Report<'_>, rims: [&GoldenRim; 2], findings: &mut GpuFinding
     }
 }
 
-fn signers(
-    now: u64,
-    rims: [&GoldenRim; 2],
-    policy: ExpiredRimSigners,
-    findings: &mut GpuFindings,
-) {
+fn signers(now: u64, rims: [&GoldenRim; 2], policy: ExpiredRimSigners, findings: &mut GpuFindings) {
     let check = GpuCheck::RimSigners;
     let mut expired = Vec::new();
     for rim in rims {
@@ -508,7 +493,10 @@ fn signers(
         if !allowed {
             findings.fail(
                 check,
-                format!("the signer of the {} has expired, and the policy refuses that", rim.kind),
+                format!(
+                    "the signer of the {} has expired, and the policy refuses that",
+                    rim.kind
+                ),
                 what,
                 if rim.signer_expired_at_import {
                     "a RIM file that was imported while its signer was in force"
@@ -564,19 +552,18 @@ fn ocsp(
         }
         for response in about {
             if let Err(error) = response.check(certificate, issuer, now) {
-                findings.fail(
-                    check,
-                    error.to_string(),
-                    certificate.subject(),
-                    "good",
-                );
+                findings.fail(check, error.to_string(), certificate.subject(), "good");
                 return;
             }
         }
         good = good.saturating_add(1);
     }
     if silent.is_empty() && good > 0 {
-        findings.pass(check, format!("the issuers call {good} certificates good"), "");
+        findings.pass(
+            check,
+            format!("the issuers call {good} certificates good"),
+            "",
+        );
     } else {
         findings.skip(
             check,

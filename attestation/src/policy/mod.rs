@@ -14,10 +14,13 @@ use serde::{Deserialize, Serialize};
 use self::parts::MAX_MODULES;
 pub(crate) use self::parts::is_out_of_date;
 pub use self::parts::{
-    DEFAULT_MIN_TCB_EVALUATION, DEFAULT_XFAM_ALLOWED, GuestPolicy, Image, ModelPolicy,
-    PlatformPolicy, TcbPolicy, XFAM_REQUIRED,
+    AllowedImage, DEFAULT_MIN_TCB_EVALUATION, DEFAULT_XFAM_ALLOWED, GuestPolicy, Image,
+    ModelPolicy, PlatformPolicy, TcbPolicy, XFAM_REQUIRED,
 };
 use crate::Check;
+use crate::event_log::EventPolicyError;
+use crate::gpu::GpuPolicy;
+use crate::log::RebuilderSet;
 
 /// The version that this program reads.
 pub const POLICY_VERSION: u32 = 2;
@@ -58,8 +61,17 @@ pub struct Policy {
     pub platform: PlatformPolicy,
     /// The TDX module and the guest's processor state.
     pub guest: GuestPolicy,
-    /// Guest images that are allowed. Empty: none, so nobody is accepted.
-    pub images: Vec<Image>,
+    /// What GPUs may be in and must show.
+    pub gpu: GpuPolicy,
+    /// SHA-256 of the file with what drivers and VBIOS versions measure to
+    /// ([`crate::gpu::GpuManifest`]). Without it no GPU passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_manifest: Option<Digest>,
+    /// The log whose images are allowed, and who must have signed it. None: only `images` are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<RebuilderSet>,
+    /// Guest images that are allowed, whether in a log or not.
+    pub images: Vec<AllowedImage>,
     /// Models whose answers to the known questions are known.
     pub models: Vec<ModelPolicy>,
 }
@@ -88,7 +100,7 @@ pub enum PolicyError {
     #[error("{0}")]
     Malformed(String),
     /// Nobody could ever be accepted.
-    #[error("the policy allows no guest image, so it accepts nobody")]
+    #[error("the policy allows no guest image and names no log of them, so it accepts nobody")]
     NoImages,
     /// A list is longer than a release needs.
     #[error("the policy lists {count} {what}, more than {limit}")]
@@ -105,6 +117,20 @@ pub enum PolicyError {
     DuplicateImage {
         /// The name.
         name: String,
+    },
+    /// Neither a value of RTMR0 nor its events, or both.
+    #[error("image {name:?} has to say either `rtmr0` or `events`")]
+    EitherOr {
+        /// The image.
+        name: String,
+    },
+    /// Events that cannot be meant.
+    #[error("image {name:?}: {source}")]
+    Events {
+        /// The image.
+        name: String,
+        /// Why.
+        source: EventPolicyError,
     },
     /// Two entries for one model.
     #[error("the policy names model {digest} twice")]
@@ -160,6 +186,9 @@ impl Default for Policy {
             tcb: TcbPolicy::default(),
             platform: PlatformPolicy::default(),
             guest: GuestPolicy::default(),
+            gpu: GpuPolicy::default(),
+            gpu_manifest: None,
+            log: None,
             images: Vec::new(),
             models: Vec::new(),
         }
@@ -221,10 +250,11 @@ impl Policy {
     }
 
     fn check_images(&self) -> Result<(), PolicyError> {
-        if self.images.is_empty() {
+        if self.images.is_empty() && self.log.is_none() {
             return Err(PolicyError::NoImages);
         }
         at_most("images", self.images.len(), MAX_IMAGES)?;
+        self.images.iter().try_for_each(AllowedImage::check)?;
         let mut names = BTreeSet::new();
         match self.images.iter().find(|image| !names.insert(&image.name)) {
             None => Ok(()),
@@ -254,6 +284,12 @@ impl Policy {
             (Check::ConfigDigest, "configs", self.configs.is_empty()),
             (Check::MrSeam, "guest.mrseam", self.guest.mrseam.is_empty()),
             (Check::Canary, "models", self.models.is_empty()),
+            (Check::ImageInLog, "log", self.log.is_none()),
+            (
+                Check::GpuEvidence,
+                "gpu_manifest",
+                self.gpu_manifest.is_none(),
+            ),
         ]
         .into_iter()
         .find(|(check, _, is_empty)| *is_empty && self.required.contains(check));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MAX_GRACE_DAYS, PolicyError, at_most, within};
 use crate::Measurement;
+use crate::event_log::EventPolicy;
 
 /// Newest TCB evaluation that every Intel platform family had collateral for when this release
 /// was made. Older collateral can hide advisories: the same quote is up to date under number 17
@@ -145,7 +146,7 @@ impl Default for GuestPolicy {
     }
 }
 
-/// A guest image that a release vouches for, by the registers that measure it.
+/// A guest image, by the registers that measure it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
@@ -159,6 +160,54 @@ pub struct Image {
     pub rtmr1: Measurement,
     /// Kernel command line and initial file system.
     pub rtmr2: Measurement,
+}
+
+/// An image that a policy allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedImage {
+    /// A name for people, such as the release.
+    pub name: String,
+    /// The virtual firmware, as built by the TDX module.
+    pub mrtd: Measurement,
+    /// Firmware configuration, if it has one right value. It has where memory and ACPI tables are
+    /// the same on all machines; else `events` says what may be measured into it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtmr0: Option<Measurement>,
+    /// Kernel, measured by the firmware.
+    pub rtmr1: Measurement,
+    /// Kernel command line and initial file system.
+    pub rtmr2: Measurement,
+    /// What may be measured into RTMR0, event by event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventPolicy>,
+}
+
+impl From<Image> for AllowedImage {
+    fn from(image: Image) -> Self {
+        Self {
+            name: image.name,
+            mrtd: image.mrtd,
+            rtmr0: Some(image.rtmr0),
+            rtmr1: image.rtmr1,
+            rtmr2: image.rtmr2,
+            events: None,
+        }
+    }
+}
+
+impl AllowedImage {
+    pub(super) fn check(&self) -> Result<(), PolicyError> {
+        let name = || self.name.clone();
+        match (&self.rtmr0, &self.events) {
+            (Some(_), None) => Ok(()),
+            (None, Some(events)) => events.check().map_err(|source| PolicyError::Events {
+                name: name(),
+                source,
+            }),
+            _ => Err(PolicyError::EitherOr { name: name() }),
+        }
+    }
 }
 
 /// What is known of a model.

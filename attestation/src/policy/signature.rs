@@ -11,56 +11,23 @@
 //! — release.example/policy 3r2…
 //! ```
 //!
-//! Keys are written as Go's `golang.org/x/mod/sumdb/note` writes them. Only Ed25519 (type 1).
+//! Keys and notes are those of [`crate::log`].
 
-use std::fmt;
-use std::str::FromStr;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use cocoon_protocol::ids::Digest;
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use sha2::{Digest as _, Sha256};
 
-/// Longest signature file, bytes.
-pub const MAX_NOTE_BYTES: usize = 8 * 1024;
-/// Most signatures in one file.
-pub const MAX_SIGNATURES: usize = 16;
-/// Longest name of a key, bytes.
-pub const MAX_NAME_BYTES: usize = 128;
+use crate::log::{Note, NoteError, NoteSigner, NoteVerifier};
 
+/// First line of what is signed.
 const FORMAT: &str = "cocoon.policy/2";
-/// Ed25519, in keys and in what a key's hash is taken over.
-const ED25519: u8 = 1;
-const PRIVATE: &str = "PRIVATE+KEY+";
-
-/// Why a key is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// Not `name+hash+key`.
-    #[error("a key is written `name+hash+base64`; this one is not")]
-    Shape,
-    /// A name that a note could not hold.
-    #[error(
-        "a key's name has 1 to {MAX_NAME_BYTES} bytes, without white space, `+` and control characters"
-    )]
-    Name,
-    /// Not Ed25519.
-    #[error("the key is not an Ed25519 key")]
-    Kind,
-    /// The hash in it is another key's.
-    #[error("the key's hash does not belong to its name and its bytes: a typing mistake?")]
-    Hash,
-}
 
 /// Why a policy is not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// The file is no signed note.
     #[error("the signature is no signed note: {0}")]
-    Note(&'static str),
+    Note(#[from] NoteError),
     /// The note is about something else.
-    #[error("the signature is not about a policy of this version")]
+    #[error("the note is not about a policy of this version")]
     Subject,
     /// The note is about another policy.
     #[error("the signature is for a policy with SHA-256 {signed}; this one has {found}")]
@@ -77,154 +44,29 @@ pub enum SignatureError {
         names: Vec<String>,
     },
     /// One of the keys is said to have signed it, and has not.
-    #[error("the signature of {name} is wrong")]
+    #[error("the signature of {name} is not by that key over this policy")]
     Wrong {
         /// Whose.
         name: String,
     },
 }
 
-/// Checks signatures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyKey {
-    name: String,
-    hash: [u8; 4],
-    key: VerifyingKey,
-}
-
-/// Makes signatures. `Debug` shows no secret.
-#[derive(Clone)]
-pub struct PolicySigner {
-    name: String,
-    key: SigningKey,
-}
-
-impl PolicyKey {
-    /// The name in it.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn new(name: &str, key: VerifyingKey) -> Result<Self, KeyError> {
-        let is_name = !name.is_empty()
-            && name.len() <= MAX_NAME_BYTES
-            && !name
-                .chars()
-                .any(|letter| letter == '+' || letter.is_whitespace() || letter.is_control());
-        if !is_name {
-            return Err(KeyError::Name);
-        }
-        let digest = Sha256::new()
-            .chain_update(name.as_bytes())
-            .chain_update([b'\n', ED25519])
-            .chain_update(key.as_bytes())
-            .finalize();
-        let hash = digest.first_chunk::<4>().copied().unwrap_or_default();
-        Ok(Self {
-            name: name.to_owned(),
-            hash,
-            key,
-        })
-    }
-}
-
-impl FromStr for PolicyKey {
-    type Err = KeyError;
-
-    fn from_str(text: &str) -> Result<Self, KeyError> {
-        let (name, hash, bytes) = parts(text.trim())?;
-        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::Kind)?;
-        let key = Self::new(name, key)?;
-        if key.key.is_weak() {
-            return Err(KeyError::Kind);
-        }
-        if hash != key.hash {
-            return Err(KeyError::Hash);
-        }
-        Ok(key)
-    }
-}
-
-impl fmt::Display for PolicyKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let typed = [&[ED25519][..], self.key.as_bytes()].concat();
-        let hash = hex::encode(self.hash);
-        write!(formatter, "{}+{hash}+{}", self.name, BASE64.encode(typed))
-    }
-}
-
-impl PolicySigner {
-    /// The signer of a name and 32 secret bytes.
-    ///
-    /// # Errors
-    /// [`KeyError::Name`].
-    pub fn new(name: &str, secret: [u8; 32]) -> Result<Self, KeyError> {
-        let key = SigningKey::from_bytes(&secret);
-        PolicyKey::new(name, key.verifying_key())?;
-        Ok(Self {
-            name: name.to_owned(),
-            key,
-        })
-    }
-
-    /// What checks its signatures.
-    ///
-    /// # Errors
-    /// None: the name was checked when the signer was made.
-    pub fn public(&self) -> Result<PolicyKey, KeyError> {
-        PolicyKey::new(&self.name, self.key.verifying_key())
-    }
-
-    /// The secret as text, for a file that only its owner reads.
-    ///
-    /// # Errors
-    /// As [`PolicySigner::public`].
-    pub fn to_secret_text(&self) -> Result<String, KeyError> {
-        let public = self.public()?;
-        let typed = [&[ED25519][..], &self.key.to_bytes()].concat();
-        let hash = hex::encode(public.hash);
-        Ok(format!(
-            "{PRIVATE}{}+{hash}+{}",
-            self.name,
-            BASE64.encode(typed)
-        ))
-    }
-
-    /// The signature file of a policy.
-    ///
-    /// # Errors
-    /// As [`PolicySigner::public`].
-    pub fn sign(&self, policy: &[u8]) -> Result<String, KeyError> {
-        let text = subject(policy);
-        let signature = self.key.sign(text.as_bytes()).to_bytes();
-        let line = [&self.public()?.hash[..], &signature].concat();
-        Ok(format!(
-            "{text}\n\u{2014} {} {}\n",
-            self.name,
-            BASE64.encode(line)
-        ))
-    }
-}
-
-impl fmt::Debug for PolicySigner {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "PolicySigner({:?}, …)", self.name)
-    }
-}
-
-impl FromStr for PolicySigner {
-    type Err = KeyError;
-
-    fn from_str(text: &str) -> Result<Self, KeyError> {
-        let text = text.trim().strip_prefix(PRIVATE).ok_or(KeyError::Shape)?;
-        let (name, hash, secret) = parts(text)?;
-        let signer = Self::new(name, secret)?;
-        if hash != signer.public()?.hash {
-            return Err(KeyError::Hash);
-        }
-        Ok(signer)
-    }
+/// The signature file of a policy, with the signatures that `existing`, if any, bears already.
+///
+/// # Errors
+/// If `existing` is no signature of this policy, or has no room for one more.
+pub fn sign(
+    policy: &[u8],
+    signer: &NoteSigner,
+    existing: Option<&[u8]>,
+) -> Result<String, SignatureError> {
+    let mut note = match existing {
+        Some(bytes) => Note::parse(bytes)?,
+        None => Note::new(subject(policy))?,
+    };
+    about(policy, &note)?;
+    note.add(signer.sign(note.text()))?;
+    Ok(note.to_string())
 }
 
 /// Checks that one of `keys` has signed `policy`, and says which.
@@ -233,50 +75,36 @@ impl FromStr for PolicySigner {
 /// [`SignatureError`]. Signatures by other keys are passed over, as the format asks.
 pub fn verify<'k>(
     policy: &[u8],
-    note: &str,
-    keys: &'k [PolicyKey],
-) -> Result<&'k PolicyKey, SignatureError> {
-    if note.len() > MAX_NOTE_BYTES {
-        return Err(SignatureError::Note("it is too long"));
-    }
-    let (text, signatures) = note
-        .rsplit_once("\n\n")
-        .ok_or(SignatureError::Note("it has no blank line"))?;
-    let text = format!("{text}\n");
-    check_subject(policy, &text)?;
-    let signatures = signatures
-        .strip_suffix('\n')
-        .ok_or(SignatureError::Note("its last line does not end"))?;
-    let mut names = Vec::new();
-    for line in signatures.split('\n') {
-        if names.len() >= MAX_SIGNATURES {
-            return Err(SignatureError::Note("it has too many signatures"));
-        }
-        let (name, hash, signature) = signature_line(line)?;
-        names.push(name.to_owned());
-        let Some(key) = keys.iter().find(|key| key.name == name && key.hash == hash) else {
+    note: &[u8],
+    keys: &'k [NoteVerifier],
+) -> Result<&'k NoteVerifier, SignatureError> {
+    let note = Note::parse(note)?;
+    about(policy, &note)?;
+    for signature in note.signatures() {
+        let Some(key) = keys.iter().find(|key| key.made(signature)) else {
             continue;
         };
-        let signature = Signature::from_bytes(&signature);
-        return match key.key.verify_strict(text.as_bytes(), &signature) {
-            Ok(()) => Ok(key),
-            Err(_) => Err(SignatureError::Wrong {
-                name: name.to_owned(),
-            }),
-        };
+        if key.verifies(note.text(), signature) {
+            return Ok(key);
+        }
+        let name = key.name().to_owned();
+        return Err(SignatureError::Wrong { name });
     }
-    Err(SignatureError::NoKnownKey { names })
+    let names = note.signatures().iter();
+    Err(SignatureError::NoKnownKey {
+        names: names.map(|signature| signature.name.clone()).collect(),
+    })
 }
 
 fn subject(policy: &[u8]) -> String {
     format!("{FORMAT}\nsha256 {}\n", Digest::sha256(policy))
 }
 
-fn check_subject(policy: &[u8], text: &str) -> Result<(), SignatureError> {
-    if text == subject(policy) {
+fn about(policy: &[u8], note: &Note) -> Result<(), SignatureError> {
+    if note.text() == subject(policy) {
         return Ok(());
     }
-    match text.lines().collect::<Vec<_>>().as_slice() {
+    match note.text().lines().collect::<Vec<_>>().as_slice() {
         [FORMAT, digest] => Err(SignatureError::OtherPolicy {
             signed: digest
                 .strip_prefix("sha256 ")
@@ -288,102 +116,52 @@ fn check_subject(policy: &[u8], text: &str) -> Result<(), SignatureError> {
     }
 }
 
-/// `— name base64(hash ‖ signature)`.
-fn signature_line(line: &str) -> Result<(&str, [u8; 4], [u8; 64]), SignatureError> {
-    let bad = SignatureError::Note("a signature's line is not `— name base64`");
-    let Some((name, encoded)) = line
-        .strip_prefix("\u{2014} ")
-        .and_then(|rest| rest.split_once(' '))
-    else {
-        return Err(bad);
-    };
-    let bytes = BASE64.decode(encoded).map_err(|_| bad.clone())?;
-    let (hash, signature) = bytes.split_first_chunk::<4>().ok_or_else(|| bad.clone())?;
-    let signature = signature.try_into().map_err(|_| bad)?;
-    Ok((name, *hash, signature))
-}
-
-/// `name+hash+base64(type ‖ 32 bytes)`.
-fn parts(text: &str) -> Result<(&str, [u8; 4], [u8; 32]), KeyError> {
-    let (name, rest) = text.split_once('+').ok_or(KeyError::Shape)?;
-    // Base64 has `+` too, so the key is all that follows the hash.
-    let (hash, encoded) = rest.split_once('+').ok_or(KeyError::Shape)?;
-    let mut short = [0; 4];
-    hex::decode_to_slice(hash, &mut short).map_err(|_| KeyError::Shape)?;
-    let typed = BASE64.decode(encoded).map_err(|_| KeyError::Shape)?;
-    match typed.split_first() {
-        Some((&ED25519, bytes)) => {
-            let bytes = bytes.try_into().map_err(|_| KeyError::Kind)?;
-            Ok((name, short, bytes))
-        }
-        _ => Err(KeyError::Kind),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn signer(number: u8) -> PolicySigner {
-        PolicySigner::new("release.example/policy", [number; 32]).unwrap()
+    fn signer(number: u8) -> NoteSigner {
+        NoteSigner::new("release.example/policy", &[number; 32]).unwrap()
     }
 
     #[test]
     fn a_signed_policy_is_taken_from_its_key_and_no_other() {
-        let note = signer(1).sign(b"version = 2").unwrap();
-        let key = signer(1).public().unwrap();
-        let other = signer(2).public().unwrap();
+        let note = sign(b"version = 2", &signer(1), None).unwrap();
+        let (key, other) = (signer(1).verifier(), signer(2).verifier());
         let keys = [other.clone(), key.clone()];
-        assert_eq!(verify(b"version = 2", &note, &keys), Ok(&key));
+        let note = note.as_bytes();
+        assert_eq!(verify(b"version = 2", note, &keys), Ok(&key));
         assert!(matches!(
-            verify(b"version = 3", &note, &keys),
+            verify(b"version = 3", note, &keys),
             Err(SignatureError::OtherPolicy { .. })
         ));
         assert!(matches!(
-            verify(b"version = 2", &note, &[other]),
+            verify(b"version = 2", note, &[other]),
             Err(SignatureError::NoKnownKey { .. })
         ));
     }
 
     #[test]
-    fn keys_survive_their_own_text() {
-        let key = signer(3).public().unwrap();
-        assert_eq!(key.to_string().parse(), Ok(key.clone()));
-        let secret = signer(3).to_secret_text().unwrap();
-        let again: PolicySigner = secret.parse().unwrap();
-        assert_eq!(again.public().unwrap(), key);
-        assert!(!format!("{again:?}").contains(&secret));
-    }
-
-    /// The key of the documentation of Go's `sumdb/note`, so that the format is theirs and not ours.
-    #[test]
-    fn a_key_that_go_wrote_is_read() {
-        let text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
-        let key: PolicyKey = text.parse().unwrap();
-        assert_eq!(key.name(), "PeterNeumann");
-        assert_eq!(key.to_string(), text);
-    }
-
-    /// The note of the same documentation.
-    #[test]
-    fn a_signature_that_go_wrote_is_right() {
-        let text = "If you think cryptography is the answer to your problem,\n\
-                    then you don't know what your problem is.\n";
-        let key: PolicyKey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
-            .parse()
-            .unwrap();
-        let line = "\u{2014} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=";
-        let (name, hash, signature) = signature_line(line).unwrap();
-        assert_eq!((name, hash), (key.name.as_str(), key.hash));
-        let signature = Signature::from_bytes(&signature);
-        assert!(key.key.verify_strict(text.as_bytes(), &signature).is_ok());
+    fn a_second_signature_stands_beside_the_first_and_only_under_the_same_policy() {
+        let second = NoteSigner::new("other.example/policy", &[2; 32]).unwrap();
+        let one = sign(b"policy", &signer(1), None).unwrap();
+        let both = sign(b"policy", &second, Some(one.as_bytes())).unwrap();
+        for key in [signer(1).verifier(), second.verifier()] {
+            let keys = [key];
+            assert!(verify(b"policy", both.as_bytes(), &keys).is_ok());
+        }
+        assert!(sign(b"another", &second, Some(one.as_bytes())).is_err());
     }
 
     #[test]
-    fn a_key_with_a_letter_changed_is_noticed() {
-        let text = signer(4).public().unwrap().to_string();
-        let wrong = text.replace("release", "rebase");
-        assert_eq!(wrong.parse::<PolicyKey>(), Err(KeyError::Hash));
+    fn a_note_about_something_else_is_no_signature_of_a_policy() {
+        let mut note = Note::new("example.org/guest-images\n1\nAAAA\n").unwrap();
+        note.add(signer(1).sign(note.text())).unwrap();
+        let keys = [signer(1).verifier()];
+        assert_eq!(
+            verify(b"policy", note.to_string().as_bytes(), &keys),
+            Err(SignatureError::Subject)
+        );
     }
 }

@@ -38,7 +38,7 @@ pub fn policy() -> Policy {
             min_evaluation: TCB_EVALUATION,
             ..TcbPolicy::default()
         },
-        images: vec![image()],
+        images: vec![image().into()],
         ..Policy::default()
     }
 }

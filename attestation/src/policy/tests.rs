@@ -4,6 +4,7 @@ use dcap_qvl::TcbStatus;
 
 use super::*;
 use crate::Measurement;
+use crate::event_log::EventPolicy;
 
 fn image(name: &str) -> Image {
     Image {
@@ -17,7 +18,7 @@ fn image(name: &str) -> Image {
 
 fn policy() -> Policy {
     Policy {
-        images: vec![image("one")],
+        images: vec![image("one").into()],
         ..Policy::default()
     }
 }
@@ -42,7 +43,7 @@ fn a_policy_survives_toml() {
             mrseam: vec![Measurement::of(b"module")],
             ..GuestPolicy::default()
         },
-        images: vec![image("one"), image("two")],
+        images: vec![image("one").into(), image("two").into()],
         models: vec![ModelPolicy {
             digest: Digest::sha256(b"weights"),
             canary: vec![Digest::sha256(b"answers")],
@@ -73,7 +74,9 @@ fn the_examples_in_the_template_can_be_meant_once_their_marks_are_taken_away() {
         .map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n")
         .collect();
     let policy = Policy::from_toml(&text).unwrap();
-    assert_eq!((policy.images.len(), policy.models.len()), (1, 1));
+    assert_eq!((policy.images.len(), policy.models.len()), (2, 1));
+    assert_eq!(policy.log.unwrap().threshold(), 2);
+    assert!(policy.gpu_manifest.is_some());
 }
 
 #[test]
@@ -129,7 +132,7 @@ fn a_policy_without_images_is_refused() {
 #[test]
 fn an_image_or_a_model_named_twice_is_refused() {
     let twice = Policy {
-        images: vec![image("one"), image("one")],
+        images: vec![image("one").into(), image("one").into()],
         ..policy()
     };
     let name = "one".to_owned();
@@ -144,6 +147,35 @@ fn an_image_or_a_model_named_twice_is_refused() {
         ..policy()
     };
     assert_eq!(twice.check(), Err(PolicyError::DuplicateModel { digest }));
+}
+
+#[test]
+fn an_image_says_its_firmwares_configuration_in_one_way() {
+    let steps = Vec::new();
+    let with = |rtmr0, events| AllowedImage {
+        rtmr0,
+        events,
+        ..image("one").into()
+    };
+    let events = || {
+        Some(EventPolicy {
+            steps: steps.clone(),
+        })
+    };
+    for image in [with(None, None), with(Some(Measurement::ZERO), events())] {
+        let error = Policy {
+            images: vec![image],
+            ..policy()
+        }
+        .check()
+        .unwrap_err();
+        assert!(matches!(error, PolicyError::EitherOr { .. }), "{error}");
+    }
+    let empty = Policy {
+        images: vec![with(None, events())],
+        ..policy()
+    };
+    assert!(matches!(empty.check(), Err(PolicyError::Events { .. })));
 }
 
 #[test]
@@ -183,6 +215,8 @@ fn a_factor_cannot_be_required_while_there_is_nothing_to_compare_it_with() {
         (Check::MrSeam, "guest.mrseam"),
         (Check::ConfigDigest, "configs"),
         (Check::Canary, "models"),
+        (Check::ImageInLog, "log"),
+        (Check::GpuEvidence, "gpu_manifest"),
     ] {
         let vain = Policy {
             required: vec![check],

@@ -1,104 +1,243 @@
-//! What a bundle may carry beside quote and collateral, and whose machine it is.
+//! What a bundle may carry beside quote and collateral: the proof that its image stands in a log,
+//! the firmware's event log, the GPUs' evidence.
 
 use cocoon_protocol::evidence::EvidenceBundle;
+use cocoon_protocol::gpu::{GpuEvidence, gpu_nonce};
 use cocoon_protocol::ids::Digest;
+use cocoon_protocol::log::ImageProof;
+use dcap_qvl::quote::TDReport10;
 
 use super::{Look, Verifier};
-use crate::Check;
-use crate::census::{Hardware, NoPlace};
+use crate::event_log::{self, ProvenLog};
 use crate::findings::Findings;
+use crate::gpu::{self, GpuExpectation};
+use crate::log::{Entry, ProofError, open};
+use crate::policy::AllowedImage;
+use crate::{Check, Measurement};
 
 impl Verifier {
-    pub(super) fn image_in_log(&self, bundle: &EvidenceBundle, findings: &mut Findings) {
-        let reason = if bundle.attached.image_proof.is_empty() {
-            "the evidence shows no proof that its image stands in a log"
-        } else {
-            "this version cannot look images up in a log"
+    /// The image that the log says the guest runs, if it proves that it stands there.
+    pub(super) fn image_in_log(
+        &self,
+        bundle: &EvidenceBundle,
+        td: &TDReport10,
+        findings: &mut Findings,
+    ) -> Option<AllowedImage> {
+        let check = Check::ImageInLog;
+        let Some(rebuilders) = &self.policy.log else {
+            findings.not_asked(check, "the policy names no log of images");
+            return None;
         };
-        findings.not_asked(Check::ImageInLog, reason);
-    }
-
-    /// The platform id is not authenticated yet. A stranger who writes another machine's into a
-    /// quote is refused here or by the signatures, and takes nobody's place, since only accepted
-    /// workers are counted.
-    pub(super) fn platform_unique(&self, look: &mut Look<'_>) {
-        let Some(memory) = look.memory else {
-            look.findings
-                .not_asked(Check::PlatformUnique, "nobody counts workers here");
-            return;
-        };
-        let hardware = Hardware::Platform(look.verdict.platform_id.clone());
-        let place = memory.place(&look.verdict, &hardware, self.places());
-        placed(
-            Check::PlatformUnique,
-            place,
-            &format!(
-                "at most {} worker(s) on one machine in one hour",
-                self.places()
-            ),
-            &mut look.findings,
-        );
-    }
-
-    pub(super) fn gpu_unique(&self, look: &mut Look<'_>) {
-        let Some(memory) = look.memory else {
-            look.findings
-                .not_asked(Check::GpuUnique, "nobody counts GPUs here");
-            return;
-        };
-        let taken = look.verdict.gpu_ids.iter().find_map(|id| {
-            let hardware = Hardware::Gpu(id.clone());
-            memory.place(&look.verdict, &hardware, 1).err()
-        });
-        if look.verdict.gpu_ids.is_empty() {
-            look.findings
-                .not_asked(Check::GpuUnique, "no GPU was authenticated");
-            return;
+        let proof = &bundle.attached.image_proof;
+        if proof.is_empty() {
+            findings.not_asked(check, "no proof is shown that the image stands in the log");
+            return None;
         }
-        let place = taken.map_or(Ok(0), Err);
-        let wanted = "one worker on one GPU in one hour";
-        placed(Check::GpuUnique, place, wanted, &mut look.findings);
-    }
-
-    /// What the quote's claims say of GPUs.
-    pub(super) fn gpu(&self, look: &mut Look<'_>) {
-        let claimed = look.bundle.claims.gpu_evidence;
-        let findings = &mut look.findings;
-        if claimed == Digest::ZERO {
-            if look.bundle.attached.gpu_evidence.is_empty() {
-                findings.not_asked(Check::GpuEvidence, "no GPU is claimed");
-            } else {
-                findings.fail(
-                    Check::GpuEvidence,
-                    "GPU evidence is shown that the quote does not bind",
-                    "no claim",
-                    "the evidence's digest in the claims",
-                );
+        let wanted = || {
+            format!(
+                "a place in {}, signed by {} of {}",
+                rebuilders.origin(),
+                rebuilders.threshold(),
+                rebuilders.keys().len()
+            )
+        };
+        let mut refuse = |reason: String| {
+            let seen = format!("{} bytes", proof.len());
+            findings.fail(check, reason, seen, wanted());
+        };
+        let proof = match ImageProof::decode(proof) {
+            Ok(proof) => proof,
+            Err(error) => {
+                refuse(error.to_string());
+                return None;
             }
+        };
+        // Registers before signatures. RTMR0 is not among them: where it differs from machine to
+        // machine the policy lists its events, and where not it is compared with the image below.
+        if let Err(error) = same_guest(&proof, td) {
+            refuse(error.to_string());
+            return None;
+        }
+        match open(&proof, rebuilders) {
+            Ok(admitted) => {
+                findings.pass(
+                    check,
+                    format!(
+                        "image {:?} stands in the log, signed by {}",
+                        admitted.image.name,
+                        admitted.signers.join(", ")
+                    ),
+                    format!(
+                        "entry {} of {}, revision {}",
+                        admitted.index, admitted.head.size, admitted.revision
+                    ),
+                );
+                Some(admitted.image.into())
+            }
+            Err(error) => {
+                refuse(error.to_string());
+                None
+            }
+        }
+    }
+
+    /// GPUs cost most of all: milliseconds each.
+    pub(super) fn gpu(&self, look: &mut Look<'_>) {
+        let claims = &look.bundle.claims;
+        let shown = &look.bundle.attached.gpu_evidence;
+        if claims.gpu_evidence == Digest::ZERO && shown.is_empty() {
+            look.findings
+                .not_asked(Check::GpuEvidence, "no GPU is claimed and none is shown");
             return;
         }
-        findings.fail(
-            Check::GpuEvidence,
-            "the bundle claims GPU evidence, which this version cannot verify",
-            claimed.to_string(),
-            "no claim, or verified evidence",
+        let evidence = match GpuEvidence::decode(shown) {
+            Ok(evidence) => evidence,
+            Err(error) => {
+                look.findings.fail(
+                    Check::GpuEvidence,
+                    error.to_string(),
+                    format!("{} bytes", shown.len()),
+                    "the evidence of one to eight GPUs",
+                );
+                return;
+            }
+        };
+        let verdict = gpu::verify(
+            look.now,
+            &evidence,
+            &GpuExpectation {
+                nonce: gpu_nonce(claims),
+                manifest: &self.gpus.manifest,
+                policy: &self.policy.gpu,
+                trust: &self.gpus.trust,
+                nras_keys: &self.gpus.nras_keys,
+            },
         );
+        let chips: Vec<_> = verdict
+            .gpus
+            .iter()
+            .map(|gpu| gpu.as_ref().map_or("unknown", |gpu| gpu.chip.as_str()))
+            .collect();
+        let seen = format!("{} GPU(s): {}", chips.len(), chips.join(", "));
+        match verdict.first_obstacle() {
+            None if verdict.accepted() => look.findings.pass(
+                Check::GpuEvidence,
+                "every GPU runs what NVIDIA published, in a confidential mode, for this guest",
+                seen,
+            ),
+            obstacle => {
+                let reason = obstacle.map_or_else(
+                    || "no GPU is in it".to_owned(),
+                    |factor| format!("GPU {}: {}: {}", factor.gpu, factor.name, factor.reason),
+                );
+                look.findings
+                    .fail(Check::GpuEvidence, reason, seen, "every required factor");
+            }
+        }
+        look.verdict.gpu_ids = verdict
+            .gpus
+            .iter()
+            .flatten()
+            .map(|gpu| gpu.device.clone())
+            .collect();
+        look.verdict.gpu = verdict.factors;
     }
 }
 
-fn placed(check: Check, place: Result<usize, NoPlace>, wanted: &str, findings: &mut Findings) {
-    match place {
-        Ok(others) => findings.pass(
-            check,
-            "nobody else's place is taken",
-            format!("{others} other(s) in this hour"),
-        ),
-        Err(no_place) => {
-            let seen = match &no_place {
-                NoPlace::Taken { by, .. } => format!("worker {by}"),
-                NoPlace::Full => String::new(),
-            };
-            findings.fail(check, no_place.to_string(), seen, wanted);
+fn same_guest(proof: &ImageProof, td: &TDReport10) -> Result<(), ProofError> {
+    let Entry { image, .. } = Entry::decode(&proof.entry)?;
+    let registers = [
+        ("MRTD", image.mrtd, td.mr_td),
+        ("RTMR1", image.rtmr1, td.rt_mr1),
+        ("RTMR2", image.rtmr2, td.rt_mr2),
+    ];
+    for (register, logged, measured) in registers {
+        let measured = Measurement::from_bytes(measured);
+        if logged != measured {
+            return Err(ProofError::Register {
+                register,
+                image: image.name,
+                logged,
+                measured,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether claims and evidence are about the same GPUs. A hash; what the evidence is worth is looked
+/// at last.
+pub(super) fn gpu_binding(bundle: &EvidenceBundle, findings: &mut Findings) {
+    let claimed = bundle.claims.gpu_evidence;
+    let shown = &bundle.attached.gpu_evidence;
+    let found = if shown.is_empty() {
+        Digest::ZERO
+    } else {
+        Digest::sha256(shown)
+    };
+    if found == claimed {
+        return;
+    }
+    let reason = match (claimed == Digest::ZERO, shown.is_empty()) {
+        (true, _) => "GPU evidence is shown that the quote does not bind",
+        (_, true) => "GPU evidence is claimed and none is shown",
+        _ => "other GPU evidence is shown than the quote binds",
+    };
+    findings.fail(
+        Check::GpuEvidence,
+        reason,
+        found.to_string(),
+        claimed.to_string(),
+    );
+}
+
+/// The firmware's log, if it is that of the quote. A log that is shown is one that somebody may
+/// believe, so a wrong one is refused even where no image asks for it.
+pub(super) fn event_log(
+    bundle: &EvidenceBundle,
+    td: &TDReport10,
+    is_asked: bool,
+    findings: &mut Findings,
+) -> Option<ProvenLog> {
+    let check = Check::EventLog;
+    let log = &bundle.attached.event_log;
+    let seen = format!("{} bytes", log.len());
+    if log.is_empty() {
+        if is_asked {
+            let wanted = "the firmware's event log";
+            let reason = "the image is judged by its events, but no event log is shown";
+            findings.fail(check, reason, seen, wanted);
+        } else {
+            findings.not_asked(check, "no event log is shown, and the image asks for none");
+        }
+        return None;
+    }
+    let quoted = [td.rt_mr0, td.rt_mr1, td.rt_mr2].map(Measurement::from_bytes);
+    let replay = match event_log::replay(log) {
+        Ok(replay) => replay,
+        Err(error) => {
+            findings.fail(check, error.to_string(), seen, "a TCG event log");
+            return None;
+        }
+    };
+    let count = replay.events.len();
+    match replay.proven_by(&quoted) {
+        Ok(proven) => {
+            findings.pass(
+                check,
+                "the event log replays to RTMR0, RTMR1 and RTMR2",
+                format!("{count} events"),
+            );
+            Some(proven)
+        }
+        Err(error) => {
+            findings.fail(
+                check,
+                error.to_string(),
+                error.replayed.to_string(),
+                error.quoted.to_string(),
+            );
+            None
         }
     }
 }

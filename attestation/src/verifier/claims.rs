@@ -7,6 +7,7 @@ use cocoon_protocol::units::UnixMillis;
 use dcap_qvl::quote::TDReport10;
 use ed25519_dalek::VerifyingKey;
 
+use super::attached::gpu_binding;
 use super::{Expectation, HOUR_MS, MAX_CLOCK_SKEW_MS, Verifier};
 use crate::Check;
 use crate::findings::Findings;
@@ -70,6 +71,7 @@ impl Verifier {
         beacon(claims, expectation, findings);
         self.epoch(now, claims, findings);
         self.canary(claims, findings);
+        gpu_binding(bundle, findings);
     }
 
     fn config(&self, claims: &Claims, findings: &mut Findings) {

@@ -6,21 +6,29 @@
 use cocoon_protocol::evidence::EvidenceBundle;
 use dcap_qvl::quote::{TDAttributes, TDReport10};
 
+use super::attached::event_log;
 use super::{Shown, Verifier};
+use crate::event_log::{EventPolicy, ProvenLog};
 use crate::findings::Findings;
 use crate::launch::LaunchEvents;
-use crate::policy::XFAM_REQUIRED;
-use crate::{Check, Image, Measurement};
+use crate::policy::{AllowedImage, XFAM_REQUIRED};
+use crate::{Check, Measurement};
 
 const ATTRIBUTE_DEBUG: u8 = 1;
 
 impl Verifier {
-    pub(super) fn guest(&self, shown: &Shown, bundle: &EvidenceBundle, findings: &mut Findings) {
+    pub(super) fn guest(
+        &self,
+        shown: &Shown,
+        bundle: &EvidenceBundle,
+        logged: Option<&AllowedImage>,
+        findings: &mut Findings,
+    ) {
         let td = &shown.td;
         attributes(shown, findings);
         self.xfam(td, findings);
         self.module(td, findings);
-        self.image(td, findings);
+        self.image(td, bundle, logged, findings);
         let wanted = LaunchEvents::claimed(&bundle.claims).rtmr3();
         findings.require(
             Check::Rtmr3,
@@ -32,7 +40,6 @@ impl Verifier {
             hex::encode(td.rt_mr3),
             wanted.to_string(),
         );
-        event_log(bundle, findings);
         for (check, field, reasons) in [
             (
                 Check::MrOwner,
@@ -107,45 +114,90 @@ impl Verifier {
     }
 
     /// Compares with the allowed image that agrees in most registers, so that the verdict names
-    /// the register that is off and not all of them.
-    fn image(&self, td: &TDReport10, findings: &mut Findings) {
+    /// the register that is off and not all of them. An image that the log admits is as good as
+    /// one that the policy lists.
+    fn image(
+        &self,
+        td: &TDReport10,
+        bundle: &EvidenceBundle,
+        logged: Option<&AllowedImage>,
+        findings: &mut Findings,
+    ) {
         let seen = [td.mr_td, td.rt_mr0, td.rt_mr1, td.rt_mr2].map(Measurement::from_bytes);
-        let checks = [Check::MrTd, Check::Rtmr0, Check::Rtmr1, Check::Rtmr2];
-        let agreement = |image: &&Image| {
-            registers(image)
-                .iter()
-                .zip(&seen)
-                .filter(|(wanted, seen)| wanted == seen)
-                .count()
-        };
-        let nearest = self.policy.images.iter().max_by_key(agreement);
-        for (index, (check, seen)) in checks.into_iter().zip(seen).enumerate() {
-            let Some(image) = nearest else {
+        let [mrtd, rtmr0, rtmr1, rtmr2] = seen;
+        let nearest = self.policy.images.iter().chain(logged).max_by_key(|image| {
+            let agrees = [
+                image.mrtd == mrtd,
+                image.rtmr1 == rtmr1,
+                image.rtmr2 == rtmr2,
+                image.rtmr0.is_none_or(|wanted| wanted == rtmr0),
+            ];
+            agrees.into_iter().filter(|agrees| *agrees).count()
+        });
+        let events = nearest.and_then(|image| image.events.as_ref());
+        let log = event_log(bundle, td, events.is_some(), findings);
+        let Some(image) = nearest else {
+            for check in [Check::MrTd, Check::Rtmr0, Check::Rtmr1, Check::Rtmr2] {
                 findings.fail(
                     check,
-                    "the policy allows no image",
-                    seen.to_string(),
+                    "the policy lists no image, and the log admits none",
+                    "",
                     "an image",
                 );
+            }
+            return;
+        };
+        let as_in = format!("as in image {:?}", image.name);
+        let not_as_in = format!("no allowed image; nearest is {:?}", image.name);
+        for (check, seen, wanted) in [
+            (Check::MrTd, mrtd, Some(image.mrtd)),
+            (Check::Rtmr0, rtmr0, image.rtmr0),
+            (Check::Rtmr1, rtmr1, Some(image.rtmr1)),
+            (Check::Rtmr2, rtmr2, Some(image.rtmr2)),
+        ] {
+            let Some(wanted) = wanted else {
                 continue;
             };
-            let wanted = registers(image).get(index).copied();
             findings.require(
                 check,
-                wanted == Some(seen),
-                (
-                    &format!("as in image {:?}", image.name),
-                    &format!("no allowed image; nearest is {:?}", image.name),
-                ),
+                wanted == seen,
+                (&as_in, &not_as_in),
                 seen.to_string(),
-                wanted.map(|wanted| wanted.to_string()).unwrap_or_default(),
+                wanted.to_string(),
             );
+        }
+        if let Some(policy) = events {
+            rtmr0_by_events(policy, log.as_ref(), &image.name, findings);
         }
     }
 }
 
-fn registers(image: &Image) -> [Measurement; 4] {
-    [image.mrtd, image.rtmr0, image.rtmr1, image.rtmr2]
+/// RTMR0 is right if every event that was measured into it is.
+fn rtmr0_by_events(
+    policy: &EventPolicy,
+    log: Option<&ProvenLog>,
+    image: &str,
+    findings: &mut Findings,
+) {
+    let Some(log) = log else {
+        let reason = "no event log that replays says what was measured";
+        findings.not_reached(Check::Rtmr0, reason);
+        return;
+    };
+    let wrong = policy.judge(log);
+    match wrong.first() {
+        None => findings.pass(
+            Check::Rtmr0,
+            format!("all its events are those of image {image:?}"),
+            format!("{} events", log.replay().of_register(0).count()),
+        ),
+        Some(first) => findings.fail(
+            Check::Rtmr0,
+            first.to_string(),
+            format!("{} event(s) that are not allowed", wrong.len()),
+            format!("the events of image {image:?}"),
+        ),
+    }
 }
 
 fn attributes(shown: &Shown, findings: &mut Findings) {
@@ -232,14 +284,4 @@ fn service_guests(shown: &Shown) -> Option<[u8; 48]> {
         .into_iter()
         .chain(later.into_iter().flatten())
         .find(|hash| *hash != [0; 48])
-}
-
-/// A log that is shown is one that somebody may believe, so a wrong one is refused.
-fn event_log(bundle: &EvidenceBundle, findings: &mut Findings) {
-    let reason = if bundle.attached.event_log.is_empty() {
-        "no event log is shown, and no image asks for one"
-    } else {
-        "this version cannot replay event logs"
-    };
-    findings.not_asked(Check::EventLog, reason);
 }

@@ -6,6 +6,7 @@ mod claims;
 mod collateral;
 mod guest;
 mod tcb;
+mod unique;
 
 use cocoon_protocol::evidence::{Beacon, EvidenceBundle, MAX_QUOTE_BYTES};
 use cocoon_protocol::ids::{Digest, PeerId};
@@ -14,6 +15,7 @@ use dcap_qvl::intel::{PckExtension, extract_cert_chain, parse_pck_extension};
 use dcap_qvl::quote::{Quote, TDReport10};
 
 use crate::findings::Findings;
+use crate::gpu::{GpuManifest, GpuTrust, NrasKeys};
 use crate::memory::Memory;
 use crate::{Check, Policy, Trust, TrustError, Verdict};
 
@@ -97,11 +99,24 @@ struct Shown {
     pck: PckExtension,
 }
 
+/// What GPUs are held against beside the policy. By default NVIDIA's roots and nothing that a driver
+/// may measure to, so that no GPU passes.
+#[derive(Clone, Debug, Default)]
+pub struct GpuReferences {
+    /// What drivers and VBIOS versions measure to.
+    pub manifest: GpuManifest,
+    /// Whose signatures count.
+    pub trust: GpuTrust,
+    /// Keys of NVIDIA's attestation service; without any its tokens are not looked at.
+    pub nras_keys: NrasKeys,
+}
+
 /// Verifies bundles under one root and one policy.
 pub struct Verifier {
     trust: Trust,
     policy: Policy,
     root_der: &'static [u8],
+    gpus: GpuReferences,
 }
 
 impl Verifier {
@@ -115,7 +130,15 @@ impl Verifier {
             trust,
             policy,
             root_der: trust.root_der()?,
+            gpus: GpuReferences::default(),
         })
+    }
+
+    /// The same verifier with other references for GPUs.
+    #[must_use]
+    pub fn with_gpus(mut self, gpus: GpuReferences) -> Self {
+        self.gpus = gpus;
+        self
     }
 
     /// The root.
@@ -218,8 +241,8 @@ impl Verifier {
         if look.stop() {
             return None;
         }
-        self.guest(&shown, bundle, &mut look.findings);
-        self.image_in_log(bundle, &mut look.findings);
+        let logged = self.image_in_log(bundle, &shown.td, &mut look.findings);
+        self.guest(&shown, bundle, logged.as_ref(), &mut look.findings);
         self.platform_unique(look);
         if look.stop() {
             return None;
@@ -250,6 +273,7 @@ impl Verifier {
         look.verdict.cached = true;
         look.verdict.tcb_evaluation = known.tcb_evaluation;
         look.verdict.gpu_ids.clone_from(&known.gpu_ids);
+        look.verdict.gpu.clone_from(&known.gpu);
         Some(known.valid_until)
     }
 

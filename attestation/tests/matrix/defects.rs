@@ -530,7 +530,10 @@ fn demands() -> Vec<Defect> {
         defect(
             "an image in a log is demanded",
             Check::ImageInLog,
-            Demanded(|scene| scene.policy.required = vec![Check::ImageInLog]),
+            Demanded(|scene| {
+                scene.policy.log = Some(support::rebuilders());
+                scene.policy.required = vec![Check::ImageInLog];
+            }),
         ),
         defect(
             "an event log is demanded",
@@ -540,7 +543,10 @@ fn demands() -> Vec<Defect> {
         defect(
             "GPUs are demanded",
             Check::GpuEvidence,
-            Demanded(|scene| scene.policy.required = vec![Check::GpuEvidence]),
+            Demanded(|scene| {
+                scene.policy.gpu_manifest = Some(Digest::ZERO);
+                scene.policy.required = vec![Check::GpuEvidence];
+            }),
         ),
         defect(
             "a census is demanded where there is none",

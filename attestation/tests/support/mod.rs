@@ -4,6 +4,7 @@
 #[cfg(feature = "simulated-evidence")]
 pub(crate) mod simulated;
 
+use cocoon_attestation::log::{NoteSigner, RebuilderSet};
 use cocoon_attestation::policy::TcbPolicy;
 use cocoon_attestation::{Check, Expectation, FactorResult, Image, Measurement, Policy, Verdict};
 use cocoon_protocol::evidence::{Beacon, Claims};
@@ -65,13 +66,16 @@ pub(crate) fn policy_for_samples() -> Policy {
             min_evaluation: 17,
             ..TcbPolicy::default()
         },
-        images: vec![Image {
-            name: "some release".to_owned(),
-            mrtd: Measurement::of(b"firmware"),
-            rtmr0: Measurement::of(b"configuration"),
-            rtmr1: Measurement::of(b"kernel"),
-            rtmr2: Measurement::of(b"command line"),
-        }],
+        images: vec![
+            Image {
+                name: "some release".to_owned(),
+                mrtd: Measurement::of(b"firmware"),
+                rtmr0: Measurement::of(b"configuration"),
+                rtmr1: Measurement::of(b"kernel"),
+                rtmr2: Measurement::of(b"command line"),
+            }
+            .into(),
+        ],
         ..Policy::default()
     }
 }
@@ -96,4 +100,16 @@ pub(crate) fn passed(verdict: &Verdict, checks: &[Check]) {
             check.name()
         );
     }
+}
+
+/// Two rebuilders who both have to sign.
+pub(crate) fn rebuilders() -> RebuilderSet {
+    let keys = rebuilding().map(|signer| signer.verifier()).to_vec();
+    RebuilderSet::new("example.org/guest-images", 2, keys).unwrap()
+}
+
+pub(crate) fn rebuilding() -> [NoteSigner; 2] {
+    [1, 2].map(|number| {
+        NoteSigner::new(&format!("rebuilder{number}.example"), &[number; 32]).unwrap()
+    })
 }
