@@ -226,7 +226,11 @@ impl OcspResponse {
         Ok(Self {
             signed,
             data,
-            signature: basic.signature.raw_bytes().to_vec(),
+            signature: basic
+                .signature
+                .as_bytes()
+                .ok_or(OcspError::OtherSignature)?
+                .to_vec(),
             responders,
         })
     }

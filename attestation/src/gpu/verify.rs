@@ -24,7 +24,7 @@ use super::verdict::{GpuCheck, GpuFindings, GpuIdentity, GpuVerdict};
 /// verifier skips it then, and so does this one. The report signs whether it is off.
 const NVDEC0_INDEX: u8 = 35;
 /// Most versions or indices that a verdict lists.
-const MAX_LISTED: usize = 12;
+const MAX_LISTED: usize = 40;
 
 /// What the evidence is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -251,10 +251,7 @@ fn links(now: u64, chain: &Chain, trust: &GpuTrust, findings: &mut GpuFindings) 
 }
 
 fn signature(report: &Report<'_>, chain: &Chain, findings: &mut GpuFindings) {
-    if chain
-        .leaf()
-        .verifies_fixed(report.signed, report.signature)
-    {
+    if report.is_signed_by(chain.leaf()) {
         findings.pass(
             GpuCheck::Signature,
             "the leaf's key signed the report",
