@@ -1,13 +1,13 @@
 //! One X.509 certificate, decoded strictly: RFC 5280, a P-384 key, signed with ECDSA and SHA-384.
 //!
-//! Bytes that decode are encoded again and must come out the same, so a certificate has one spelling
-//! and the signed part is what was read. An extension that is marked critical and not understood
+//! The signature is checked over the bytes as they came, not over an encoding of what was understood:
+//! some of NVIDIA's certificates spell dates in a way that no encoder would choose. An extension that is marked critical and not understood
 //! refuses the certificate (RFC 5280, section 4.2).
 
 use cocoon_protocol::gpu::MAX_GPU_CERTIFICATE_BYTES;
-use der::asn1::ObjectIdentifier;
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier};
 use der::oid::AssociatedOid;
-use der::{Decode, Encode as _};
+use der::{Decode, Encode as _, Sequence};
 use ring::signature::{ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use sha2::{Digest as _, Sha256};
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
@@ -31,9 +31,6 @@ pub enum CertificateError {
     /// Not DER, or not a certificate.
     #[error("not a certificate: {0}")]
     Malformed(der::Error),
-    /// Not the one encoding that DER allows.
-    #[error("not the canonical encoding of a certificate")]
-    NotCanonical,
     /// Another kind of key.
     #[error("its key is not of the curve P-384")]
     OtherKey,
@@ -51,11 +48,21 @@ impl From<der::Error> for CertificateError {
     }
 }
 
+/// A certificate as three parts, each as it came.
+#[derive(Sequence)]
+struct Outer<'a> {
+    signed: AnyRef<'a>,
+    #[allow(dead_code, reason = "compared in its decoded form")]
+    algorithm: AnyRef<'a>,
+    signature: BitStringRef<'a>,
+}
+
 /// A certificate. That it decodes says nothing of who signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     der: Vec<u8>,
     signed: Vec<u8>,
+    signature: Vec<u8>,
     pub(super) parsed: x509_cert::Certificate,
 }
 
@@ -69,9 +76,11 @@ impl Certificate {
             return Err(CertificateError::TooLarge(bytes.len()));
         }
         let parsed = x509_cert::Certificate::from_der(bytes)?;
-        if parsed.to_der()? != bytes {
-            return Err(CertificateError::NotCanonical);
-        }
+        let outer = Outer::from_der(bytes)?;
+        let signature = outer
+            .signature
+            .as_bytes()
+            .ok_or(CertificateError::OtherSignature)?;
         let tbs = parsed.tbs_certificate();
         for algorithm in [tbs.signature(), parsed.signature_algorithm()] {
             if algorithm.oid != ECDSA_WITH_SHA384 || algorithm.parameters.is_some() {
@@ -96,7 +105,8 @@ impl Certificate {
         }
         Ok(Self {
             der: bytes.to_vec(),
-            signed: tbs.to_der()?,
+            signed: outer.signed.to_der()?,
+            signature: signature.to_vec(),
             parsed,
         })
     }
@@ -154,7 +164,7 @@ impl Certificate {
     /// Whether its subject is the other's issuer, and its key signed the other.
     pub(super) fn issued(&self, other: &Self) -> bool {
         self.parsed.tbs_certificate().subject() == other.parsed.tbs_certificate().issuer()
-            && self.verifies_asn1(&other.signed, other.parsed.signature().raw_bytes())
+            && self.verifies_asn1(&other.signed, &other.signature)
     }
 
     /// Whether its key made an X.509-style signature.

@@ -20,6 +20,12 @@ pub enum ChainError {
     /// More than is looked at.
     #[error("a chain has at most {MAX_GPU_CERTIFICATES} certificates, this has {0}")]
     TooLong(usize),
+    /// Text that should be a certificate is none.
+    #[error("certificate {at} is not PEM")]
+    NotPem {
+        /// Which.
+        at: usize,
+    },
     /// One cannot be used.
     #[error("certificate {at}: {source}")]
     Certificate {
@@ -71,6 +77,32 @@ pub enum ChainError {
         /// Subject of the pinned root.
         wanted: String,
     },
+}
+
+/// The certificates of a PEM file as DER, in order; what is between them is passed over.
+///
+/// # Errors
+/// A part that is not PEM, with its number.
+pub fn from_pem(text: &str) -> Result<Vec<Vec<u8>>, ChainError> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut rest = text;
+    let mut certificates = Vec::new();
+    while let Some((_, from)) = rest.split_once("-----BEGIN") {
+        let at = certificates.len();
+        let wrong = || ChainError::NotPem { at };
+        if at == MAX_GPU_CERTIFICATES {
+            return Err(ChainError::TooLong(at.saturating_add(1)));
+        }
+        let (body, after) = from.split_once(END).ok_or_else(wrong)?;
+        let pem = format!("-----BEGIN{}{END}\n", body.replace('\r', ""));
+        let (label, der) = der::pem::decode_vec(pem.as_bytes()).map_err(|_| wrong())?;
+        if label != "CERTIFICATE" {
+            return Err(wrong());
+        }
+        certificates.push(der);
+        rest = after;
+    }
+    Ok(certificates)
 }
 
 /// Certificates from the leaf up, without the root.

@@ -20,6 +20,8 @@ use std::fmt;
 use cocoon_protocol::gpu::MAX_GPU_REPORT_BYTES;
 use serde::{Deserialize, Serialize};
 
+use super::certificate::Certificate;
+
 /// Most fields of the opaque data. NVIDIA names 32 types.
 pub const MAX_OPAQUE_FIELDS: usize = 64;
 /// Bytes of the signature.
@@ -256,6 +258,12 @@ impl<'a> Report<'a> {
             measurements,
             opaque,
         })
+    }
+
+    /// Whether the key of this certificate signed it.
+    #[must_use]
+    pub fn is_signed_by(&self, certificate: &Certificate) -> bool {
+        certificate.verifies_fixed(self.signed, self.signature)
     }
 
     /// A field of the opaque data.

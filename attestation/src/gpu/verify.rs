@@ -24,7 +24,7 @@ use super::verdict::{GpuCheck, GpuFindings, GpuIdentity, GpuVerdict};
 /// verifier skips it then, and so does this one. The report signs whether it is off.
 const NVDEC0_INDEX: u8 = 35;
 /// Most versions or indices that a verdict lists.
-const MAX_LISTED: usize = 12;
+const MAX_LISTED: usize = 40;
 
 /// What the evidence is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +131,10 @@ pub fn verify(
         }
     }
     GpuVerdict {
-        factors: findings.into_iter().flat_map(GpuFindings::finish).collect(),
+        factors: findings
+            .into_iter()
+            .flat_map(GpuFindings::finish)
+            .collect(),
         gpus: identities,
     }
 }
@@ -248,8 +251,12 @@ fn links(now: u64, chain: &Chain, trust: &GpuTrust, findings: &mut GpuFindings) 
 }
 
 fn signature(report: &Report<'_>, chain: &Chain, findings: &mut GpuFindings) {
-    if chain.leaf().verifies_fixed(report.signed, report.signature) {
-        findings.pass(GpuCheck::Signature, "the leaf's key signed the report", "");
+    if report.is_signed_by(chain.leaf()) {
+        findings.pass(
+            GpuCheck::Signature,
+            "the leaf's key signed the report",
+            "",
+        );
     } else {
         findings.fail(
             GpuCheck::Signature,
@@ -465,7 +472,12 @@ fn compare(report: &Report<'_>, rims: [&GoldenRim; 2], findings: &mut GpuFinding
     }
 }
 
-fn signers(now: u64, rims: [&GoldenRim; 2], policy: ExpiredRimSigners, findings: &mut GpuFindings) {
+fn signers(
+    now: u64,
+    rims: [&GoldenRim; 2],
+    policy: ExpiredRimSigners,
+    findings: &mut GpuFindings,
+) {
     let check = GpuCheck::RimSigners;
     let mut expired = Vec::new();
     for rim in rims {
@@ -493,10 +505,7 @@ fn signers(now: u64, rims: [&GoldenRim; 2], policy: ExpiredRimSigners, findings:
         if !allowed {
             findings.fail(
                 check,
-                format!(
-                    "the signer of the {} has expired, and the policy refuses that",
-                    rim.kind
-                ),
+                format!("the signer of the {} has expired, and the policy refuses that", rim.kind),
                 what,
                 if rim.signer_expired_at_import {
                     "a RIM file that was imported while its signer was in force"
@@ -552,18 +561,19 @@ fn ocsp(
         }
         for response in about {
             if let Err(error) = response.check(certificate, issuer, now) {
-                findings.fail(check, error.to_string(), certificate.subject(), "good");
+                findings.fail(
+                    check,
+                    error.to_string(),
+                    certificate.subject(),
+                    "good",
+                );
                 return;
             }
         }
         good = good.saturating_add(1);
     }
     if silent.is_empty() && good > 0 {
-        findings.pass(
-            check,
-            format!("the issuers call {good} certificates good"),
-            "",
-        );
+        findings.pass(check, format!("the issuers call {good} certificates good"), "");
     } else {
         findings.skip(
             check,

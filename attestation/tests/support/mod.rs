@@ -3,6 +3,7 @@
 
 #[cfg(feature = "simulated-evidence")]
 pub(crate) mod simulated;
+pub(crate) mod gpu;
 
 use cocoon_attestation::log::{NoteSigner, RebuilderSet};
 use cocoon_attestation::policy::TcbPolicy;
