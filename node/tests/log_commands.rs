@@ -328,6 +328,28 @@ fn a_crash_at_any_write_leaves_a_log_that_goes_on() {
 }
 
 #[test]
+fn a_write_that_fails_leaves_a_log_that_goes_on() {
+    let world = World::with_log(&["a 1", "b 1"]);
+    for (at, blocked) in ["entries.new", "checkpoint.old.new", "checkpoint.new"]
+        .iter()
+        .enumerate()
+    {
+        let log = format!("stopped{at}");
+        copy(&world.path("log"), &world.path(&log));
+        // No file can be made in the place of a directory.
+        let blocked = world.path(&log).join(blocked);
+        std::fs::create_dir(&blocked).unwrap();
+        let line = ["append", &log, "--image", "image.toml"];
+        let refused = world.refuses(&line);
+        assert!(refused.contains("cannot use"), "{refused}");
+        world.passes(&[&log]);
+        std::fs::remove_dir(&blocked).unwrap();
+        world.does(&line);
+        assert_eq!(world.json(&["show", &log])["size"], 3);
+    }
+}
+
+#[test]
 fn a_directory_whose_entries_are_not_its_checkpoints_is_refused() {
     let world = World::with_log(&["a 1", "b 1"]);
     let entries = std::fs::read_to_string(world.path("log/entries")).unwrap();

@@ -19,6 +19,9 @@
 //! **Silence.** Nobody can be made to answer. A head that stays open after [`MAX_ASKS`] questions is reported as
 //! [`HeadsOutput::Unproven`] and dropped; it was never adopted. Who shows it again begins anew.
 //!
+//! A proof whose checkpoint is not proven ([`LogHeads::is_proven`]) shows that rebuilders signed it, not that they showed
+//! it to others.
+//!
 //! **Bounds.** The largest [`MAX_PROVEN_HEADS`] proven heads are kept, and at most [`MAX_OPEN_HEADS`] open ones, of
 //! which [`MAX_OPEN_PER_PEER`] were first shown by one peer. Each has at most [`MAX_SOURCES`] peers to be asked.
 //! A larger head replaces the smallest open one. The largest proven head is never forgotten.
@@ -226,6 +229,14 @@ impl<J: JudgeHead> LogHeads<J> {
             .values()
             .next_back()
             .map(|proven| &proven.signed)
+    }
+
+    /// Whether this head, of a proof for instance, is known to be of the log that everybody is shown. `false` for one that
+    /// is still open, was never shown or is long forgotten: show it as [`HeadsInput::News`] and ask again later.
+    #[must_use]
+    pub fn is_proven(&self, head: TreeHead) -> bool {
+        let same = |proven: &Proven| proven.signed.head == head;
+        self.alarm.is_none() && self.proven.get(&head.size).is_some_and(same)
     }
 
     /// The evidence that there are two logs, from the moment it was seen, for good.

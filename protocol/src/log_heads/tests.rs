@@ -149,10 +149,13 @@ fn a_larger_head_is_passed_on_at_once_and_believed_when_its_tree_is_shown_to_hav
     let news = LogNews::Head(head(&log, 9));
     assert_eq!(outputs, [HeadsOutput::Forward(news), ask(1, 5, 9, &log)]);
     assert_eq!(size(&heads), 5);
+    let newer = Word.judge(&head(&log, 9)).unwrap();
+    assert!(!heads.is_proven(newer));
     assert_eq!(heads.next_tick(), Some(later(1)));
     let outputs = answer(&mut heads, 1, 5, 9, &log);
     assert!(matches!(&outputs[..], [HeadsOutput::Adopted(head)] if head.head().size == 9));
     assert_eq!(heads.next_tick(), None);
+    assert!(heads.is_proven(newer));
     // And what it learnt it can tell.
     let asked = request(5, 9, &log);
     assert_eq!(heads.answer(&asked), asked.answer(&log));
@@ -180,6 +183,7 @@ fn two_heads_of_one_size_with_two_roots_are_an_alarm_that_stays() {
         ]
     );
     assert_eq!(heads.alarm(), Some(&split));
+    assert!(!heads.is_proven(Word.judge(&head(&log, 5)).unwrap()));
     // Nothing is believed from now on, and the largest head is not forgotten.
     assert_eq!(show(&mut heads, 2, &head(&log, 5)), []);
     assert_eq!(heads.handle(later(9), HeadsInput::Tick), []);

@@ -277,7 +277,7 @@ impl Head {
     }
 
     fn human(&self) -> String {
-        format!("{} entries, root {}\n", self.size, self.root)
+        format!("size {}, root {}\n", self.size, self.root)
     }
 }
 
