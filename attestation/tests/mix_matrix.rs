@@ -11,6 +11,7 @@
 )]
 
 mod matrix {
+    pub(crate) mod attached;
     pub(crate) mod defects;
     pub(crate) mod source;
 }

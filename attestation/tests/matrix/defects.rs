@@ -1,9 +1,10 @@
 //! Every single defect that software can make, and the factor that has to see it.
 
-use cocoon_attestation::policy::ModelPolicy;
-use cocoon_attestation::{Check, Measurement};
+use cocoon_attestation::policy::{ModelPolicy, simulated};
+use cocoon_attestation::{Check, Image, Measurement};
 use cocoon_protocol::evidence::EvidenceBundle;
 use cocoon_protocol::ids::Digest;
+use cocoon_protocol::log::ImageProof;
 use cocoon_tdx_simulator::{PCK_CA_SERIAL, TCB_SIGNER_SERIAL, TcbStatus};
 use dcap_qvl::QuoteCollateralV3;
 
@@ -131,6 +132,7 @@ pub(crate) fn all() -> Vec<Defect> {
     all.extend(quotes());
     all.extend(claims());
     all.extend(guests());
+    all.extend(logs());
     all.extend(collaterals());
     all.extend(demands());
     all
@@ -210,7 +212,14 @@ fn claims() -> Vec<Defect> {
         lie!("model", |claims| claims.model = Digest::sha256(b"larger")),
         lie!("configuration", |claims| claims.config =
             Digest::sha256(b"o")),
-        lie!("GPU", |claims| claims.gpu_evidence = Digest::sha256(b"8")),
+        defect(
+            "claims changed after the quote: GPU",
+            Check::ReportData,
+            Shown(|bundle| {
+                bundle.attached.gpu_evidence = b"8".to_vec();
+                bundle.claims.gpu_evidence = Digest::sha256(b"8");
+            }),
+        ),
         lie!("beacon", |claims| claims.beacon = support::beacons()[1]),
         lie!("epoch", |claims| claims.epoch -= 1),
         lie!("canary", |claims| claims.canary = Digest::sha256(b"42")),
@@ -258,6 +267,14 @@ fn claims() -> Vec<Defect> {
             "GPU evidence that the quote does not bind",
             Check::GpuEvidence,
             Shown(|bundle| bundle.attached.gpu_evidence = vec![1; 100]),
+        ),
+        defect(
+            "GPU evidence that is none",
+            Check::GpuEvidence,
+            Made(|scene| {
+                scene.attached.gpu_evidence = vec![7; 100];
+                scene.claim(|claims| claims.gpu_evidence = Digest::sha256(&[7; 100]));
+            }),
         ),
         defect(
             "another model than the measured one",
@@ -376,6 +393,75 @@ fn guests() -> Vec<Defect> {
             "provisioning enclave too old",
             Check::TcbStatus,
             Made(|scene| scene.machine.pce_svn = 1),
+        ),
+    ]
+}
+
+fn logs() -> Vec<Defect> {
+    vec![
+        defect(
+            "an event log that is none",
+            Check::EventLog,
+            Made(|scene| scene.attached.event_log = vec![7; 100]),
+        ),
+        defect(
+            "the event log of another boot",
+            Check::EventLog,
+            Made(|scene| scene.boots("FS", "FX")),
+        ),
+        defect(
+            "no event log where the image asks for one",
+            Check::EventLog,
+            Made(|scene| scene.boots("FS", "")),
+        ),
+        defect(
+            "an event that is not allowed",
+            Check::Rtmr0,
+            Made(|scene| scene.boots("FX", "FX")),
+        ),
+        defect(
+            "an event too many",
+            Check::Rtmr0,
+            Made(|scene| scene.boots("FSF", "FSF")),
+        ),
+        defect(
+            "an event too few",
+            Check::Rtmr0,
+            Made(|scene| scene.boots("F", "F")),
+        ),
+        defect(
+            "the proof of another image",
+            Check::ImageInLog,
+            Made(|scene| {
+                let images = scene.policy.images.clone();
+                let other = Image {
+                    mrtd: Measurement::of(b"other"),
+                    ..simulated::image()
+                };
+                scene.logged(other, &support::rebuilding());
+                scene.policy.images = images;
+            }),
+        ),
+        defect(
+            "a proof that too few rebuilders signed",
+            Check::ImageInLog,
+            Made(|scene| {
+                let images = scene.policy.images.clone();
+                scene.logged(simulated::image(), &support::rebuilding()[..1]);
+                scene.policy.images = images;
+            }),
+        ),
+        defect(
+            "a proof that leads nowhere",
+            Check::ImageInLog,
+            Made(|scene| {
+                let images = scene.policy.images.clone();
+                scene.logged(simulated::image(), &support::rebuilding());
+                let mut proof = ImageProof::decode(&scene.attached.image_proof).unwrap();
+                proof.path = vec![Digest::sha256(b"other")];
+                scene.attached.image_proof = proof.encode();
+                scene.policy.images = images;
+            }),
         ),
     ]
 }

@@ -1,4 +1,5 @@
 //! Where the evidence of the mix matrix comes from.
+#![allow(dead_code, reason = "two tests share it, and each uses a part")]
 
 use cocoon_attestation::launch::LaunchEvents;
 use cocoon_attestation::policy::{TcbPolicy, simulated};
@@ -96,6 +97,7 @@ pub(crate) struct Scene {
     pub(crate) machine: Machine,
     pub(crate) terms: CollateralTerms,
     pub(crate) policy: Policy,
+    pub(crate) attached: Attached,
 }
 
 impl Scene {
@@ -138,6 +140,7 @@ impl Scene {
                 },
                 ..simulated::policy()
             },
+            attached: Attached::default(),
         }
     }
 
@@ -157,7 +160,7 @@ impl Scene {
             quote,
             collateral_json,
             claims: self.claims.clone(),
-            attached: Attached::default(),
+            attached: self.attached.clone(),
         }
     }
 

@@ -1,9 +1,9 @@
 //! What the integration tests share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub(crate) mod gpu;
 #[cfg(feature = "simulated-evidence")]
 pub(crate) mod simulated;
-pub(crate) mod gpu;
 
 use cocoon_attestation::log::{NoteSigner, RebuilderSet};
 use cocoon_attestation::policy::TcbPolicy;
