@@ -37,6 +37,7 @@
 //! [`EvidenceBundle`]: cocoon_protocol::evidence::EvidenceBundle
 
 pub mod admission;
+mod advice;
 pub mod budget;
 pub mod cache;
 pub mod census;

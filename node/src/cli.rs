@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, guest, log, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, guest, log, model, policy,
+    run, status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -41,6 +42,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
     Model(model::ModelArgs),
+    /// What is demanded of evidence: a template, checking, signing, explaining a refusal
+    Policy(policy::PolicyArgs),
     /// The transparency log of guest images: sign it, prove that an image stands in it, check it
     Log(log::LogArgs),
     /// Measure a guest's image, read a firmware's event log
@@ -72,6 +75,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
+        Command::Policy(args) => policy::run(args),
         Command::Log(args) => log::run(args),
         Command::Guest(args) => guest::run(args),
         Command::Bench(args) => bench::run(args),
@@ -122,6 +126,11 @@ mod tests {
             "cocoon model show ./model.gguf --memory 24GiB --json",
             "cocoon model verify m --json",
             "cocoon model remove m --yes",
+            "cocoon policy template",
+            "cocoon policy check policy.toml --key example.org/release+01234567+AAAA --json",
+            "cocoon policy sign policy.toml --key release.key --out policy.toml.note",
+            "cocoon policy explain evidence --policy policy.toml --at 1760000000 --json",
+            "cocoon bench verify --rounds 10 --json",
             "cocoon log init images --origin example.org/guest-images",
             "cocoon log append images --image guest.toml --revision abc --json",
             "cocoon log key example.org/alice --out alice.key",

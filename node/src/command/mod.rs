@@ -8,6 +8,7 @@ pub mod devnet;
 pub mod guest;
 pub mod log;
 pub mod model;
+pub mod policy;
 pub mod run;
 pub mod status;
 pub mod verify;
@@ -49,6 +50,9 @@ pub enum CommandError {
     /// No receipt.
     #[error(transparent)]
     Receipt(#[from] OpenError),
+    /// A policy, its signature, or the evidence to explain.
+    #[error(transparent)]
+    PolicyFile(#[from] policy::PolicyCommandError),
     /// The model does not load or does not answer.
     #[error("the engine: {source}")]
     Engine {

@@ -83,7 +83,7 @@ fn read(args: &VerifyArgs) -> Result<Vec<u8>, CommandError> {
 }
 
 /// A block as the chain has it.
-async fn block(url: &str, seqno: u32) -> Result<Beacon, cocoon_settlement::chain::ChainError> {
+pub(super) async fn block(url: &str, seqno: u32) -> Result<Beacon, cocoon_settlement::chain::ChainError> {
     let block = DevnetClient::new(url)?.block(seqno).await?;
     Ok(Beacon {
         seqno: block.seqno,
