@@ -11,10 +11,6 @@ mod matrix {
     pub(crate) mod source;
 }
 mod support;
-#[path = "support/gpu.rs"]
-#[allow(dead_code)]
-mod synthetic;
-
 use cocoon_attestation::gpu::{GpuCheck, GpuManifest};
 use cocoon_attestation::policy::simulated;
 use cocoon_attestation::{
@@ -23,8 +19,8 @@ use cocoon_attestation::{
 use cocoon_protocol::ids::Digest;
 use cocoon_protocol::units::UnixMillis;
 use matrix::source::{Scene, Source};
+use support::gpu::{Synthetic, evidence};
 use support::{passed, refused};
-use synthetic::{Synthetic, evidence};
 
 fn judged(scene: &Scene) -> Verdict {
     let bundle = scene.bundle();

@@ -52,7 +52,11 @@ fn flipped(bytes: &[u8], seed: u64) -> impl Iterator<Item = (usize, Vec<u8>)> {
 struct Signed {
     header: Header,
     report: Report,
-    signatures: ([u8; 64], [u8; 64], [u8; 384], [u8; 64], Vec<u8>),
+    signature: [u8; 64],
+    attestation_key: [u8; 64],
+    enclave: [u8; 384],
+    enclave_signature: [u8; 64],
+    enclave_data: Vec<u8>,
     certificates: Vec<Vec<u8>>,
 }
 
@@ -71,13 +75,11 @@ fn signed(quote: &[u8]) -> Signed {
     Signed {
         header: quote.header,
         report: quote.report,
-        signatures: (
-            ecdsa_signature,
-            ecdsa_attestation_key,
-            qe_report,
-            qe_report_signature,
-            qe_auth_data.data,
-        ),
+        signature: ecdsa_signature,
+        attestation_key: ecdsa_attestation_key,
+        enclave: qe_report,
+        enclave_signature: qe_report_signature,
+        enclave_data: qe_auth_data.data,
         certificates,
     }
 }

@@ -11,7 +11,7 @@ use super::{Look, Verifier};
 use crate::event_log::{self, ProvenLog};
 use crate::findings::Findings;
 use crate::gpu::{self, GpuExpectation};
-use crate::log::{Entry, ProofError, open};
+use crate::log::{Entry, open};
 use crate::policy::AllowedImage;
 use crate::{Check, Measurement};
 
@@ -54,8 +54,8 @@ impl Verifier {
         };
         // Registers before signatures. RTMR0 is not among them: where it differs from machine to
         // machine the policy lists its events, and where not it is compared with the image below.
-        if let Err(error) = same_guest(&proof, td) {
-            refuse(error.to_string());
+        if let Some(reason) = other_guest(&proof, td) {
+            refuse(reason);
             return None;
         }
         match open(&proof, rebuilders) {
@@ -144,25 +144,26 @@ impl Verifier {
     }
 }
 
-fn same_guest(proof: &ImageProof, td: &TDReport10) -> Result<(), ProofError> {
-    let Entry { image, .. } = Entry::decode(&proof.entry)?;
-    let registers = [
+/// Why the proof is about another guest than the quote, if it is.
+fn other_guest(proof: &ImageProof, td: &TDReport10) -> Option<String> {
+    let image = match Entry::decode(&proof.entry) {
+        Ok(entry) => entry.image,
+        Err(error) => return Some(format!("the proof's entry: {error}")),
+    };
+    [
         ("MRTD", image.mrtd, td.mr_td),
         ("RTMR1", image.rtmr1, td.rt_mr1),
         ("RTMR2", image.rtmr2, td.rt_mr2),
-    ];
-    for (register, logged, measured) in registers {
-        let measured = Measurement::from_bytes(measured);
-        if logged != measured {
-            return Err(ProofError::Register {
-                register,
-                image: image.name,
-                logged,
-                measured,
-            });
-        }
-    }
-    Ok(())
+    ]
+    .into_iter()
+    .map(|(register, logged, seen)| (register, logged, Measurement::from_bytes(seen)))
+    .find(|(_, logged, seen)| logged != seen)
+    .map(|(register, logged, seen)| {
+        format!(
+            "{register} is {seen}, but the image {:?} of the proof has {logged}",
+            image.name
+        )
+    })
 }
 
 /// Whether claims and evidence are about the same GPUs. A hash; what the evidence is worth is looked

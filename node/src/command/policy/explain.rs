@@ -27,30 +27,30 @@ const FORMAT: &str = "cocoon.explanation/1";
 
 /// What `--json` says.
 #[derive(Serialize)]
-struct Explanation {
+pub(super) struct Explanation {
     format: &'static str,
-    accepted: bool,
+    pub(super) accepted: bool,
     trust: &'static str,
     policy: String,
     evidence: String,
     platform_id: String,
-    factors: Vec<Line>,
+    pub(super) factors: Vec<Line>,
     gpu: Vec<GpuFactor>,
 }
 
 /// A factor, and what to do about it.
 #[derive(Serialize)]
-struct Line {
-    name: &'static str,
+pub(super) struct Line {
+    pub(super) name: &'static str,
     required: bool,
-    result: FactorResult,
-    reason: String,
+    pub(super) result: FactorResult,
+    pub(super) reason: String,
     seen: String,
     wanted: String,
     /// The key of the policy that decides about it.
     policy_key: Option<&'static str>,
     /// Only where it stands in the way.
-    change: Option<&'static str>,
+    pub(super) change: Option<&'static str>,
 }
 
 pub(super) fn run(args: &ExplainArgs) -> CommandResult {
@@ -100,7 +100,7 @@ pub(super) fn run(args: &ExplainArgs) -> CommandResult {
 }
 
 /// `unsaid`: what nobody said, so that the evidence was only compared with itself.
-fn explain(verdict: &Verdict, policy: &str, unsaid: &[(Check, &str)]) -> Explanation {
+pub(super) fn explain(verdict: &Verdict, policy: &str, unsaid: &[(Check, &str)]) -> Explanation {
     let factors: Vec<_> = Check::ALL
         .iter()
         .zip(&verdict.factors)
@@ -144,7 +144,7 @@ fn explain(verdict: &Verdict, policy: &str, unsaid: &[(Check, &str)]) -> Explana
     }
 }
 
-fn render(explanation: &Explanation) -> String {
+pub(super) fn render(explanation: &Explanation) -> String {
     let mut table = Table::new();
     table
         .load_preset(NOTHING)
@@ -187,7 +187,7 @@ fn render(explanation: &Explanation) -> String {
 }
 
 /// Evidence as it goes over the wire, or in a document that holds it in base64.
-fn evidence(path: &Path) -> Result<EvidenceBundle, CommandError> {
+pub(super) fn evidence(path: &Path) -> Result<EvidenceBundle, CommandError> {
     let bytes = read(path, MAX_DOCUMENT_BYTES)?;
     let bytes = if bytes.first() == Some(&b'{') {
         serde_json::from_slice::<serde_json::Value>(&bytes)?

@@ -279,3 +279,6 @@ fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CommandError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;
