@@ -40,9 +40,9 @@ pub enum ProofError {
         /// The image's name.
         image: String,
         /// What the log says.
-        logged: Measurement,
+        logged: Box<Measurement>,
         /// What the quote says.
-        measured: Measurement,
+        measured: Box<Measurement>,
     },
     /// Not a signed checkpoint of this log, or not signed by enough.
     #[error("the proof's checkpoint: {0}")]
@@ -82,8 +82,8 @@ pub fn admit(
             return Err(ProofError::Register {
                 register,
                 image: entry.image.name,
-                logged,
-                measured,
+                logged: Box::new(logged),
+                measured: Box::new(measured),
             });
         }
     }
