@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, gpu, model, run, status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -41,6 +41,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
     Model(model::ModelArgs),
+    /// Judge the evidence of GPUs, and pin what they should run
+    Gpu(gpu::GpuArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
@@ -68,6 +70,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
+        Command::Gpu(args) => gpu::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
@@ -110,6 +113,10 @@ mod tests {
             "cocoon config --check",
             "cocoon bench engine --model m.gguf --json",
             "cocoon bench engine --model m --device cuda --batches 1,8",
+            "cocoon gpu rims driver.swidtag vbios.swidtag --out manifest.toml --allow-expired-signers",
+            "cocoon gpu show report.bin --json",
+            "cocoon gpu verify evidence.bin --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --json",
+            "cocoon gpu verify report.bin --chain chain.pem --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --at 2025-10-09T08:53:20Z --expired-rim-signers allow --allow-unknown-mode",
             "cocoon model pull",
             "cocoon model pull hf:Qwen/Qwen3-0.6B --name qwen",
             "cocoon model list --json",

@@ -3,7 +3,6 @@
 
 #[cfg(feature = "simulated-evidence")]
 pub(crate) mod simulated;
-pub(crate) mod gpu;
 
 use cocoon_attestation::{Check, Expectation, FactorResult, Image, Measurement, Policy, Verdict};
 use cocoon_protocol::evidence::{Beacon, Claims};

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod config;
 pub mod demo;
 pub mod devnet;
+pub mod gpu;
 pub mod model;
 pub mod run;
 pub mod status;
@@ -80,6 +81,9 @@ pub enum CommandError {
     /// The models on the disk.
     #[error("{}", model::explained(.0))]
     Store(#[from] cocoon_inference::store::StoreError),
+    /// A file of `cocoon gpu`.
+    #[error(transparent)]
+    Gpu(#[from] gpu::GpuFileError),
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),
