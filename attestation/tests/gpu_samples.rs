@@ -117,7 +117,11 @@ fn the_h100s_own_part_passes_and_its_versions_are_unknown_to_the_samples_rims() 
         GpuCheck::Fwid,
         GpuCheck::Signature,
     ] {
-        assert_eq!(verdict.result(0, check), Some(FactorResult::Pass), "{check:?}");
+        assert_eq!(
+            verdict.result(0, check),
+            Some(FactorResult::Pass),
+            "{check:?}"
+        );
     }
     let (failed, skipped) = outcomes(&verdict);
     assert_eq!(failed, ["gpu_driver_version", "gpu_vbios_version"]);
@@ -182,7 +186,10 @@ fn the_real_values_of_other_versions_match_in_part_and_fail() {
     driver.version = "550.90.07".to_owned();
     let mut vbios = sample_rim(&folder, VBIOS);
     vbios.version = "96.00.9F.00.01".to_owned();
-    assert_eq!((driver.measurements.len(), vbios.measurements.len()), (21, 12));
+    assert_eq!(
+        (driver.measurements.len(), vbios.measurements.len()),
+        (21, 12)
+    );
     let manifest = GpuManifest::new(vec![driver, vbios]).unwrap();
     let verdict = judge(NOW, &evidence(vec![gpu]), &manifest, SAMPLE_NONCE);
     assert_eq!(outcomes(&verdict).0, ["gpu_measurements"]);
@@ -236,7 +243,12 @@ fn the_same_device_counts_once() {
     };
     let gpu = support::sample_gpu(&folder);
     let manifest = own_manifest(&gpu.report, &sample_rim(&folder, DRIVER));
-    let verdict = judge(NOW, &evidence(vec![gpu.clone(), gpu]), &manifest, SAMPLE_NONCE);
+    let verdict = judge(
+        NOW,
+        &evidence(vec![gpu.clone(), gpu]),
+        &manifest,
+        SAMPLE_NONCE,
+    );
     assert_eq!(outcomes(&verdict).0, ["gpu_unique"]);
     assert_eq!(
         verdict.result(1, GpuCheck::Unique),
@@ -292,7 +304,10 @@ fn no_flipped_bit_of_a_certificate_is_accepted() {
         let bit = seeded.below(flipped.certificates[at].len() * 8);
         flipped.certificates[at][bit / 8] ^= 1 << (bit % 8);
         let verdict = judge(NOW, &evidence(vec![flipped]), &manifest, SAMPLE_NONCE);
-        assert!(!verdict.accepted(), "certificate {at}, bit {bit}: {verdict}");
+        assert!(
+            !verdict.accepted(),
+            "certificate {at}, bit {bit}: {verdict}"
+        );
     }
 }
 
@@ -378,7 +393,12 @@ fn a_rim_with_a_flipped_bit_says_the_same_or_nothing() {
             accepted += 1;
             assert_eq!(
                 (rim.kind, &rim.version, &rim.measurements, &rim.signer),
-                (honest.kind, &honest.version, &honest.measurements, &honest.signer),
+                (
+                    honest.kind,
+                    &honest.version,
+                    &honest.measurements,
+                    &honest.signer
+                ),
                 "bit {bit}"
             );
         }

@@ -18,7 +18,7 @@ use cocoon_protocol::gpu::{Gpu, GpuEvidence};
 use support::{Synthetic, at, lenient, nonce};
 
 /// Random bytes, and bytes of a sample with random changes, cuts and insertions.
-fn strangers(sample: &[u8], iterations: usize, mut take: impl FnMut(&[u8])) {
+fn strangers(sample: &[u8], iterations: usize, take: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
     bolero::check!()
         .with_iterations(iterations)
         .with_type::<(u8, u16, u16, Vec<u8>)>()
@@ -87,9 +87,13 @@ fn chains() {
             assert!(bytes == honest[1] || chain.links().is_err());
         }
     });
-    strangers(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 5_000, |bytes| {
-        let _ = chain::from_pem(&String::from_utf8_lossy(bytes));
-    });
+    strangers(
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        5_000,
+        |bytes| {
+            let _ = chain::from_pem(&String::from_utf8_lossy(bytes));
+        },
+    );
 }
 
 #[test]
@@ -108,9 +112,13 @@ fn tokens_and_keys() {
     strangers(&honest, 5_000, |bytes| {
         let _ = nras::check(bytes, &keys, &nonce(&made.nonce), &[&[1]], made.now);
     });
-    strangers(b"{\"keys\":[{\"kid\":\"a\",\"kty\":\"EC\",\"crv\":\"P-384\",\"x\":\"AA\",\"y\":\"AA\"}]}", 5_000, |bytes| {
-        let _ = NrasKeys::from_json(bytes);
-    });
+    strangers(
+        b"{\"keys\":[{\"kid\":\"a\",\"kty\":\"EC\",\"crv\":\"P-384\",\"x\":\"AA\",\"y\":\"AA\"}]}",
+        5_000,
+        |bytes| {
+            let _ = NrasKeys::from_json(bytes);
+        },
+    );
 }
 
 #[test]
@@ -157,6 +165,9 @@ fn whole_evidence() {
         );
         assert!(!verdict.accepted());
         assert_eq!(verdict.factors.len(), 2 * GpuCheck::ALL.len());
-        assert_ne!(verdict.result(1, GpuCheck::RootPinned), Some(FactorResult::Pass));
+        assert_ne!(
+            verdict.result(1, GpuCheck::RootPinned),
+            Some(FactorResult::Pass)
+        );
     });
 }

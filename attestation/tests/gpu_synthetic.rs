@@ -113,7 +113,10 @@ fn blackwells_dice_extension_is_read() {
     let verdict = case.one("blackwell", "blackwell");
     assert!(verdict.accepted(), "{verdict}");
     let identity = verdict.gpus[0].as_ref().unwrap();
-    assert_eq!((identity.chip.as_str(), &identity.fwid), ("GB100", &case.made.fwid));
+    assert_eq!(
+        (identity.chip.as_str(), &identity.fwid),
+        ("GB100", &case.made.fwid)
+    );
 }
 
 #[test]
@@ -256,7 +259,9 @@ fn measurements_are_compared_index_by_index() {
     );
     // With the decoder off its measurement means nothing.
     assert!(case.one("nvdec_off", "hopper").accepted());
-    case.manifest = case.made.manifest(&case.trust, &["driver", "conflicting_vbios"]);
+    case.manifest = case
+        .made
+        .manifest(&case.trust, &["driver", "conflicting_vbios"]);
     fails(&case.one("hopper", "hopper"), &["gpu_measurements"]);
 }
 
@@ -292,7 +297,11 @@ fn an_expired_rim_signer_is_a_matter_of_policy() {
 #[test]
 fn a_manifest_claim_of_a_valid_import_must_agree_with_its_own_dates() {
     let mut case = Case::new();
-    let mut rims = case.made.manifest(&case.trust, &["old_driver", "vbios"]).rims().to_vec();
+    let mut rims = case
+        .made
+        .manifest(&case.trust, &["old_driver", "vbios"])
+        .rims()
+        .to_vec();
     for rim in &mut rims {
         rim.signer_expired_at_import = false;
     }
@@ -310,7 +319,11 @@ fn ocsp_passes_only_for_all_certificates_and_fails_for_one_bad_response() {
     };
     for good in ["brom", "by_issuer", "without_next"] {
         let verdict = with(&case, &[good, "provisioner", "identity", "second_brom"]);
-        assert_eq!(verdict.result(0, GpuCheck::Ocsp), Some(FactorResult::Pass), "{good}");
+        assert_eq!(
+            verdict.result(0, GpuCheck::Ocsp),
+            Some(FactorResult::Pass),
+            "{good}"
+        );
     }
     let partly = with(&case, &["brom", "identity"]);
     assert_eq!(partly.result(0, GpuCheck::Ocsp), Some(FactorResult::Skip));
@@ -403,7 +416,11 @@ fn an_nras_token_is_a_second_opinion_that_may_fail() {
     two.nras_token = case.made.nras("two");
     two.ocsp_responses.clear();
     let verdict = case.judge(&two);
-    assert_eq!(verdict.result(1, GpuCheck::Nras), Some(FactorResult::Pass), "{verdict}");
+    assert_eq!(
+        verdict.result(1, GpuCheck::Nras),
+        Some(FactorResult::Pass),
+        "{verdict}"
+    );
 
     // Without keys a token says nothing, which is not the same as all in order.
     case.keys = NrasKeys::default();
@@ -446,7 +463,10 @@ fn rims_that_are_not_in_order_are_refused() {
         rim::import(name, case.made.rim(name), &case.trust, case.made.now, late)
     };
     assert!(import("driver", false).is_ok());
-    assert!(matches!(import("old_driver", false), Err(RimError::Expired(_))));
+    assert!(matches!(
+        import("old_driver", false),
+        Err(RimError::Expired(_))
+    ));
     assert!(import("old_driver", true).unwrap().signer_expired_at_import);
     assert!(matches!(import("stranger", true), Err(RimError::Chain(_))));
     assert_eq!(import("other_key", true), Err(RimError::Signature));
@@ -472,12 +492,24 @@ fn rims_that_are_not_in_order_are_refused() {
             other => panic!("{name}: {other:?}"),
         }
     }
-    assert!(rim::import("driver", case.made.rim("driver"), &GpuTrust::Nvidia, case.now, true).is_err());
+    assert!(
+        rim::import(
+            "driver",
+            case.made.rim("driver"),
+            &GpuTrust::Nvidia,
+            case.now,
+            true
+        )
+        .is_err()
+    );
     let contradiction = GpuManifest::new(vec![
         import("driver", false).unwrap(),
         import("other_driver", false).unwrap(),
     ]);
-    assert!(matches!(contradiction, Err(ManifestError::Contradiction { .. })));
+    assert!(matches!(
+        contradiction,
+        Err(ManifestError::Contradiction { .. })
+    ));
 }
 
 #[test]
@@ -490,7 +522,10 @@ fn a_signature_of_another_shape_is_refused() {
     let end = good.find("</SoftwareIdentity>").unwrap();
     let (body, signature) = (&good[..start], &good[start..end]);
 
-    assert_eq!(import(&format!("{body}</SoftwareIdentity>")), Err(RimError::Unsigned));
+    assert_eq!(
+        import(&format!("{body}</SoftwareIdentity>")),
+        Err(RimError::Unsigned)
+    );
     // The signed tag inside of another one, as an attacker would wrap it.
     let wrapped = format!(
         "<SoftwareIdentity xmlns=\"http://standards.iso.org/iso/19770/-2/2015/schema.xsd\">{good}</SoftwareIdentity>"
@@ -554,6 +589,9 @@ fn a_gpu_without_a_device_certificate_is_never_unique() {
     gpu.certificates.truncate(1);
     let verdict = case.judge(&evidence(vec![gpu]));
     assert!(verdict.gpus[0].is_none());
-    assert_eq!(verdict.result(0, GpuCheck::Unique), Some(FactorResult::Skip));
+    assert_eq!(
+        verdict.result(0, GpuCheck::Unique),
+        Some(FactorResult::Skip)
+    );
     assert!(!verdict.accepted());
 }

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, guest, log, model, policy,
-    run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, gpu, guest, log, model, policy, run,
+    status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -48,6 +48,8 @@ pub enum Command {
     Log(log::LogArgs),
     /// Measure a guest's image, read a firmware's event log
     Guest(guest::GuestArgs),
+    /// Judge the evidence of GPUs, and pin what they should run
+    Gpu(gpu::GpuArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
@@ -78,6 +80,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Policy(args) => policy::run(args),
         Command::Log(args) => log::run(args),
         Command::Guest(args) => guest::run(args),
+        Command::Gpu(args) => gpu::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
@@ -120,6 +123,10 @@ mod tests {
             "cocoon config --check",
             "cocoon bench engine --model m.gguf --json",
             "cocoon bench engine --model m --device cuda --batches 1,8",
+            "cocoon gpu rims driver.swidtag vbios.swidtag --out manifest.toml --allow-expired-signers",
+            "cocoon gpu show report.bin --json",
+            "cocoon gpu verify evidence.bin --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --json",
+            "cocoon gpu verify report.bin --chain chain.pem --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --at 2025-10-09T08:53:20Z --expired-rim-signers allow --allow-unknown-mode",
             "cocoon model pull",
             "cocoon model pull hf:Qwen/Qwen3-0.6B --name qwen",
             "cocoon model list --json",

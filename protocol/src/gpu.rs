@@ -153,14 +153,12 @@ mod tests {
 
     fn any_gpu() -> impl Strategy<Value = Gpu> {
         let blob = |most: usize| vec(any::<u8>(), 1..most);
-        (
-            blob(300),
-            vec(blob(100), 1..=MAX_GPU_CERTIFICATES),
-        )
-            .prop_map(|(report, certificates)| Gpu {
+        (blob(300), vec(blob(100), 1..=MAX_GPU_CERTIFICATES)).prop_map(|(report, certificates)| {
+            Gpu {
                 report,
                 certificates,
-            })
+            }
+        })
     }
 
     fn any_evidence() -> impl Strategy<Value = GpuEvidence> {
@@ -245,8 +243,9 @@ mod tests {
             "nras_token"
         );
         assert_eq!(
-            name(refused(|e| e.gpus[0].report =
-                vec![0; MAX_GPU_REPORT_BYTES + 1])),
+            name(refused(
+                |e| e.gpus[0].report = vec![0; MAX_GPU_REPORT_BYTES + 1]
+            )),
             "report"
         );
         assert_eq!(name(refused(|e| e.gpus[0].report.clear())), "report");
@@ -255,29 +254,31 @@ mod tests {
             "certificates"
         );
         assert_eq!(
-            name(refused(|e| e.gpus[0].certificates =
-                vec![vec![0]; MAX_GPU_CERTIFICATES + 1])),
+            name(refused(
+                |e| e.gpus[0].certificates = vec![vec![0]; MAX_GPU_CERTIFICATES + 1]
+            )),
             "certificates"
         );
         assert_eq!(
-            name(refused(|e| e.gpus[0].certificates[1] =
-                vec![0; MAX_GPU_CERTIFICATE_BYTES + 1])),
+            name(refused(
+                |e| e.gpus[0].certificates[1] = vec![0; MAX_GPU_CERTIFICATE_BYTES + 1]
+            )),
             "certificates"
         );
         assert_eq!(
-            name(refused(|e| e.ocsp_responses =
-                vec![vec![0]; MAX_OCSP_RESPONSES + 1])),
+            name(refused(
+                |e| e.ocsp_responses = vec![vec![0]; MAX_OCSP_RESPONSES + 1]
+            )),
             "ocsp_responses"
         );
         assert_eq!(
-            name(refused(|e| e.ocsp_responses[0] =
-                vec![0; MAX_OCSP_RESPONSE_BYTES + 1])),
+            name(refused(
+                |e| e.ocsp_responses[0] = vec![0; MAX_OCSP_RESPONSE_BYTES + 1]
+            )),
             "ocsp_responses"
         );
         assert_eq!(
-            name(
-                GpuEvidence::decode(&vec![0; MAX_GPU_EVIDENCE_BYTES + 1]).unwrap_err()
-            ),
+            name(GpuEvidence::decode(&vec![0; MAX_GPU_EVIDENCE_BYTES + 1]).unwrap_err()),
             "size"
         );
     }
@@ -303,6 +304,9 @@ mod tests {
             },
             epoch: 5,
         };
-        assert_eq!(hex::encode(gpu_nonce(&claims)), "32346b0069f3d477bb0c13dd315791b7e1e22b1dbae9ddea6fc5480fd244510c");
+        assert_eq!(
+            hex::encode(gpu_nonce(&claims)),
+            "32346b0069f3d477bb0c13dd315791b7e1e22b1dbae9ddea6fc5480fd244510c"
+        );
     }
 }

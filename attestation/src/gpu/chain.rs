@@ -109,7 +109,7 @@ pub fn from_pem(text: &str) -> Result<Vec<Vec<u8>>, ChainError> {
 #[derive(Clone, Debug)]
 pub struct Chain {
     path: Vec<Certificate>,
-    /// A topmost certificate that signed itself, as most chains carry one.
+    /// A topmost certificate that names itself as its issuer, as most chains carry one.
     root: Option<Certificate>,
 }
 
@@ -131,7 +131,7 @@ impl Chain {
                     .map_err(|source| ChainError::Certificate { at, source })?,
             );
         }
-        let root = path.pop_if(|last| last.issuer() == last.subject() && last.issued(last));
+        let root = path.pop_if(|last| last.issuer() == last.subject());
         if path.is_empty() {
             return Err(ChainError::Empty);
         }

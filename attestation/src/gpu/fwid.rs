@@ -172,7 +172,5 @@ fn digest(fwid: &Fwid) -> Result<[u8; FWID_BYTES], FwidError> {
         return Err(FwidError::OtherHash(fwid.algorithm));
     }
     let bytes = fwid.digest.as_bytes();
-    bytes
-        .try_into()
-        .map_err(|_| FwidError::Length(bytes.len()))
+    bytes.try_into().map_err(|_| FwidError::Length(bytes.len()))
 }

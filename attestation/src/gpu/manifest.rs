@@ -323,14 +323,16 @@ mod tests {
         assert!(text.contains("valid_until = \"2025-06-15T"), "{text}");
         assert_eq!(toml::from_str::<GpuManifest>(&text).unwrap(), manifest);
         let json = serde_json::to_string(&manifest).unwrap();
-        assert_eq!(serde_json::from_str::<GpuManifest>(&json).unwrap(), manifest);
+        assert_eq!(
+            serde_json::from_str::<GpuManifest>(&json).unwrap(),
+            manifest
+        );
         assert_eq!(manifest.rims()[0].kind, RimKind::Driver);
     }
 
     #[test]
     fn a_version_is_found_whatever_the_case_of_its_letters() {
-        let manifest =
-            GpuManifest::new(vec![rim(RimKind::Vbios, "96.00.9f.00.01", "v")]).unwrap();
+        let manifest = GpuManifest::new(vec![rim(RimKind::Vbios, "96.00.9f.00.01", "v")]).unwrap();
         assert!(
             manifest
                 .find(RimKind::Vbios, "gh100", "96.00.9F.00.01")

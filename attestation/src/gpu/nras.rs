@@ -301,21 +301,12 @@ pub fn check(
 }
 
 /// The claims of a JSON Web Token in compact form, if a key of the set signed it with ES384.
-fn verified<T: DeserializeOwned>(
-    name: &str,
-    token: &str,
-    keys: &NrasKeys,
-) -> Result<T, NrasError> {
+fn verified<T: DeserializeOwned>(name: &str, token: &str, keys: &NrasKeys) -> Result<T, NrasError> {
     let malformed = NrasError::Malformed("a token is not three parts of base64url with JSON");
     let (signed, signature) = token.rsplit_once('.').ok_or(malformed.clone())?;
     let (header, claims) = signed.split_once('.').ok_or(malformed.clone())?;
-    let decode = |text: &str| {
-        URL_SAFE_NO_PAD
-            .decode(text)
-            .map_err(|_| malformed.clone())
-    };
-    let header: Header =
-        serde_json::from_slice(&decode(header)?).map_err(|_| malformed.clone())?;
+    let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed.clone());
+    let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| malformed.clone())?;
     if header.alg != "ES384" {
         return Err(NrasError::Algorithm {
             token: name.to_owned(),

@@ -111,11 +111,7 @@ struct Basic<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Sequence)]
 struct ResponseData {
-    #[asn1(
-        context_specific = "0",
-        optional = "true",
-        tag_mode = "EXPLICIT"
-    )]
+    #[asn1(context_specific = "0", optional = "true", tag_mode = "EXPLICIT")]
     version: Option<u8>,
     responder: ResponderId,
     produced_at: GeneralizedTime,
@@ -206,8 +202,7 @@ impl OcspResponse {
         if inner.kind != BASIC {
             return Err(OcspError::NotBasic);
         }
-        let basic =
-            Basic::from_der(inner.response.as_bytes()).map_err(OcspError::Malformed)?;
+        let basic = Basic::from_der(inner.response.as_bytes()).map_err(OcspError::Malformed)?;
         if basic.algorithm.oid != ECDSA_WITH_SHA384 {
             return Err(OcspError::OtherSignature);
         }
@@ -242,7 +237,12 @@ impl OcspResponse {
     }
 
     fn single(&self, certificate: &Certificate, issuer: &Certificate) -> Option<&SingleResponse> {
-        let name = certificate.parsed.tbs_certificate().issuer().to_der().ok()?;
+        let name = certificate
+            .parsed
+            .tbs_certificate()
+            .issuer()
+            .to_der()
+            .ok()?;
         self.data.responses.iter().find(|single| {
             let id = &single.certificate;
             let hash = match id.hash.oid {
@@ -254,7 +254,11 @@ impl OcspResponse {
             // `Int` and the certificate's serial number are both without leading zeros, but for
             // the one that keeps a number positive.
             let serial = |bytes: &'_ [u8]| -> Vec<u8> {
-                bytes.iter().copied().skip_while(|byte| *byte == 0).collect()
+                bytes
+                    .iter()
+                    .copied()
+                    .skip_while(|byte| *byte == 0)
+                    .collect()
             };
             serial(id.serial.as_bytes()) == serial(certificate.serial())
                 && id.issuer_name.as_bytes() == digest::digest(hash, &name).as_ref()
@@ -272,9 +276,7 @@ impl OcspResponse {
         issuer: &Certificate,
         now: u64,
     ) -> Result<(), OcspError> {
-        let single = self
-            .single(certificate, issuer)
-            .ok_or(OcspError::Unknown)?;
+        let single = self.single(certificate, issuer).ok_or(OcspError::Unknown)?;
         if !self.signed_for(issuer, now) {
             return Err(OcspError::Signer);
         }

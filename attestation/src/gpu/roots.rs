@@ -11,7 +11,10 @@ const DEVICE: &[u8] = include_bytes!("../../roots/nvidia_device_identity_ca.der"
 /// "NVIDIA CoRIM signing Root CA".
 const RIM: &[u8] = include_bytes!("../../roots/nvidia_corim_signing_root_ca.der");
 
-#[allow(clippy::expect_used, reason = "two files of this repository; a test decodes them")]
+#[allow(
+    clippy::expect_used,
+    reason = "two files of this repository; a test decodes them"
+)]
 static NVIDIA: LazyLock<(Certificate, Certificate)> = LazyLock::new(|| {
     (
         Certificate::from_der(DEVICE).expect("the pinned device root decodes"),

@@ -1,7 +1,7 @@
 //! The verdict on the GPUs of a guest.
 //!
 //! For each GPU the report's structure and nonce come first: both cost nothing, and evidence for
-//! somebody else's nonce is not worth a signature check. Everything after them is looked at even if
+//! somebody else's nonce is not worth looking at a certificate. Everything after them is looked at even if
 //! something else failed, so that a verdict names all that is wrong.
 
 use std::collections::BTreeSet;
@@ -131,10 +131,7 @@ pub fn verify(
         }
     }
     GpuVerdict {
-        factors: findings
-            .into_iter()
-            .flat_map(GpuFindings::finish)
-            .collect(),
+        factors: findings.into_iter().flat_map(GpuFindings::finish).collect(),
         gpus: identities,
     }
 }
@@ -175,15 +172,14 @@ fn decode<'a>(
             );
         }
     }
-    let chain = match Chain::from_der(gpu.certificates.iter().map(Vec::as_slice)) {
-        Ok(chain) => Some(chain),
-        Err(error) => {
-            if !findings.failed(GpuCheck::Report) && !findings.failed(GpuCheck::Nonce) {
-                findings.fail(GpuCheck::Chain, error.to_string(), "", "");
-            }
-            None
-        }
-    };
+    let worth = report.is_some() && !findings.failed(GpuCheck::Nonce);
+    let chain = worth
+        .then(|| Chain::from_der(gpu.certificates.iter().map(Vec::as_slice)))
+        .and_then(|chain| {
+            chain
+                .inspect_err(|error| findings.fail(GpuCheck::Chain, error.to_string(), "", ""))
+                .ok()
+        });
     let firmware = chain.as_ref().map(|chain| fwid::firmware(chain.leaf()));
     Decoded {
         report,
@@ -252,11 +248,7 @@ fn links(now: u64, chain: &Chain, trust: &GpuTrust, findings: &mut GpuFindings) 
 
 fn signature(report: &Report<'_>, chain: &Chain, findings: &mut GpuFindings) {
     if report.is_signed_by(chain.leaf()) {
-        findings.pass(
-            GpuCheck::Signature,
-            "the leaf's key signed the report",
-            "",
-        );
+        findings.pass(GpuCheck::Signature, "the leaf's key signed the report", "");
     } else {
         findings.fail(
             GpuCheck::Signature,
@@ -472,12 +464,7 @@ fn compare(report: &Report<'_>, rims: [&GoldenRim; 2], findings: &mut GpuFinding
     }
 }
 
-fn signers(
-    now: u64,
-    rims: [&GoldenRim; 2],
-    policy: ExpiredRimSigners,
-    findings: &mut GpuFindings,
-) {
+fn signers(now: u64, rims: [&GoldenRim; 2], policy: ExpiredRimSigners, findings: &mut GpuFindings) {
     let check = GpuCheck::RimSigners;
     let mut expired = Vec::new();
     for rim in rims {
@@ -505,7 +492,10 @@ fn signers(
         if !allowed {
             findings.fail(
                 check,
-                format!("the signer of the {} has expired, and the policy refuses that", rim.kind),
+                format!(
+                    "the signer of the {} has expired, and the policy refuses that",
+                    rim.kind
+                ),
                 what,
                 if rim.signer_expired_at_import {
                     "a RIM file that was imported while its signer was in force"
@@ -561,19 +551,18 @@ fn ocsp(
         }
         for response in about {
             if let Err(error) = response.check(certificate, issuer, now) {
-                findings.fail(
-                    check,
-                    error.to_string(),
-                    certificate.subject(),
-                    "good",
-                );
+                findings.fail(check, error.to_string(), certificate.subject(), "good");
                 return;
             }
         }
         good = good.saturating_add(1);
     }
     if silent.is_empty() && good > 0 {
-        findings.pass(check, format!("the issuers call {good} certificates good"), "");
+        findings.pass(
+            check,
+            format!("the issuers call {good} certificates good"),
+            "",
+        );
     } else {
         findings.skip(
             check,

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod config;
 pub mod demo;
 pub mod devnet;
+pub mod gpu;
 pub mod guest;
 pub mod log;
 pub mod model;
@@ -89,6 +90,9 @@ pub enum CommandError {
     /// The log of guest images.
     #[error(transparent)]
     Log(#[from] log::LogError),
+    /// A file of `cocoon gpu`.
+    #[error(transparent)]
+    Gpu(#[from] gpu::GpuFileError),
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),

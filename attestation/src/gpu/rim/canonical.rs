@@ -38,7 +38,10 @@ type Namespaces<'a> = BTreeMap<&'a str, &'a str>;
 ///
 /// # Errors
 /// What is not supported.
-pub fn document(document: &Document<'_>, without: Option<NodeId>) -> Result<String, CanonicalError> {
+pub fn document(
+    document: &Document<'_>,
+    without: Option<NodeId>,
+) -> Result<String, CanonicalError> {
     if document.root().children().any(|child| child.is_pi()) {
         return Err(CanonicalError::Instruction);
     }
@@ -89,7 +92,11 @@ fn write<'a>(
     }
     for (prefix, uri) in &in_scope {
         if rendered.get(prefix) != Some(uri) {
-            out.push_str(if prefix.is_empty() { " xmlns" } else { " xmlns:" });
+            out.push_str(if prefix.is_empty() {
+                " xmlns"
+            } else {
+                " xmlns:"
+            });
             out.push_str(prefix);
             out.push_str("=\"");
             escape_attribute(uri, out);
@@ -97,7 +104,8 @@ fn write<'a>(
         }
     }
     let mut attributes: Vec<_> = node.attributes().collect();
-    attributes.sort_by_key(|attribute| (attribute.namespace().unwrap_or_default(), attribute.name()));
+    attributes
+        .sort_by_key(|attribute| (attribute.namespace().unwrap_or_default(), attribute.name()));
     for attribute in attributes {
         if attribute.namespace() == Some(XML_NAMESPACE) {
             return Err(CanonicalError::XmlAttribute);
@@ -137,10 +145,7 @@ fn name<'a>(node: Node<'a, '_>) -> &'a str {
 }
 
 fn source<'a>(node: Node<'a, '_>, range: std::ops::Range<usize>) -> &'a str {
-    node.document()
-        .input_text()
-        .get(range)
-        .unwrap_or_default()
+    node.document().input_text().get(range).unwrap_or_default()
 }
 
 fn escape_text(text: &str, out: &mut String) {

@@ -26,8 +26,7 @@ const SWID: &str = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd";
 const SHA384: &str = "http://www.w3.org/2001/04/xmlenc#sha384";
 /// NVIDIA's number at IANA.
 const NVIDIA: &str = "5703";
-const RIM_INFORMATION_MODEL: &str =
-    "https://trustedcomputinggroup.org/resource/tcg-reference-integrity-manifest-rim-information-model/";
+const RIM_INFORMATION_MODEL: &str = "https://trustedcomputinggroup.org/resource/tcg-reference-integrity-manifest-rim-information-model/";
 
 /// Why a file is no RIM that can be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,11 +144,13 @@ impl Tag {
             return Err(RimError::Tag("the platform is not NVIDIA's"));
         }
         if meta.attribute("edition") != Some("GPU") {
-            return Err(RimError::NotAGpu(text("edition").chars().take(32).collect()));
+            return Err(RimError::NotAGpu(
+                text("edition").chars().take(32).collect(),
+            ));
         }
         let version = text("colloquialVersion");
-        let kind = kind(&version)
-            .ok_or_else(|| RimError::Version(version.chars().take(32).collect()))?;
+        let kind =
+            kind(&version).ok_or_else(|| RimError::Version(version.chars().take(32).collect()))?;
         Ok(Self {
             kind,
             product: text("product"),
@@ -210,7 +211,9 @@ fn measurements(payload: Node<'_, '_>) -> Result<Vec<Golden>, RimError> {
         let index = number("index")
             .and_then(|index| u8::try_from(index).ok())
             .filter(|index| *index <= MAX_INDEX)
-            .ok_or(RimError::Tag("a measurement has no index, or too high a one"))?;
+            .ok_or(RimError::Tag(
+                "a measurement has no index, or too high a one",
+            ))?;
         if !seen.insert(index) {
             return Err(RimError::Tag("an index comes twice"));
         }
@@ -229,7 +232,9 @@ fn measurements(payload: Node<'_, '_>) -> Result<Vec<Golden>, RimError> {
             })
             .collect::<Option<Vec<_>>>()
             .filter(|_| hashes == alternatives)
-            .ok_or(RimError::Tag("a measurement has other values than it counts"))?;
+            .ok_or(RimError::Tag(
+                "a measurement has other values than it counts",
+            ))?;
         match resource.attribute("active") {
             Some("True") => all.push(Golden { index, digests }),
             Some("False") => {}
@@ -251,7 +256,15 @@ mod tests {
         for driver in ["545.00", "550.90.07", "535.86.10.1"] {
             assert_eq!(kind(driver), Some(RimKind::Driver));
         }
-        for neither in ["", "1", "96.00.5E", "1..2", "1.2.3.4.5", "550.90.07a", "a.b"] {
+        for neither in [
+            "",
+            "1",
+            "96.00.5E",
+            "1..2",
+            "1.2.3.4.5",
+            "550.90.07a",
+            "a.b",
+        ] {
             assert_eq!(kind(neither), None, "{neither}");
         }
     }

@@ -43,7 +43,9 @@ pub(super) fn check(document: &Document<'_>) -> Result<Chain, RimError> {
     is(method, C14N)?;
     is(algorithm, ECDSA_SHA384)?;
     if reference.attribute("URI") != Some("") || reference.attributes().len() != 1 {
-        return Err(RimError::Shape("the signature is not over the whole document"));
+        return Err(RimError::Shape(
+            "the signature is not over the whole document",
+        ));
     }
     let [transforms, digest_method, digest_value] =
         children(reference, ["Transforms", "DigestMethod", "DigestValue"])?;
@@ -64,7 +66,9 @@ pub(super) fn check(document: &Document<'_>) -> Result<Chain, RimError> {
             if node.has_tag_name((DSIG, "X509Certificate")) {
                 base64(node)
             } else {
-                Err(RimError::Shape("the key is not named by certificates alone"))
+                Err(RimError::Shape(
+                    "the key is not named by certificates alone",
+                ))
             }
         })
         .take(cocoon_protocol::gpu::MAX_GPU_CERTIFICATES.saturating_add(1))
@@ -98,7 +102,9 @@ fn children<'a, 'input, const N: usize>(
         .try_into()
         .ok()
         .filter(|_| matches)
-        .ok_or(RimError::Shape("the signature has other elements than NVIDIA's"))
+        .ok_or(RimError::Shape(
+            "the signature has other elements than NVIDIA's",
+        ))
 }
 
 /// An element that names an algorithm and says nothing more.
@@ -109,7 +115,9 @@ fn is(node: Node<'_, '_>, algorithm: &str) -> Result<(), RimError> {
     {
         Ok(())
     } else {
-        Err(RimError::Shape("the signature uses other algorithms than NVIDIA's"))
+        Err(RimError::Shape(
+            "the signature uses other algorithms than NVIDIA's",
+        ))
     }
 }
 
