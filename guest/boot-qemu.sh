@@ -9,6 +9,8 @@
 #
 #   FIRMWARE       OVMF.fd; without it QEMU's own loader starts the kernel
 #   MODEL_VOLUME   folder written by guest/model-volume.sh
+#   ACCELERATOR    kvm or tcg, QEMU's own emulation; default: kvm where /dev/kvm can be written
+#   PROCESSOR      for QEMU's -cpu; default: host with KVM, else max
 #   DEADLINE_S     longest wait, default 120 (600 without KVM)
 #   CONSOLE        file for the console, default: a temporary one, printed on failure
 set -euo pipefail
@@ -20,10 +22,11 @@ wanted="${3:-}"
 work="$(mktemp -d)"
 console="${CONSOLE:-$work/console}"
 : >"$console"
-accelerator=tcg deadline="${DEADLINE_S:-600}" processor=max
-if [ -w /dev/kvm ]; then
-    accelerator=kvm deadline="${DEADLINE_S:-120}" processor=host
-fi
+accelerator="${ACCELERATOR:-$([ -w /dev/kvm ] && echo kvm || echo tcg)}"
+case "$accelerator" in
+kvm) deadline="${DEADLINE_S:-120}" processor="${PROCESSOR:-host}" ;;
+*) deadline="${DEADLINE_S:-600}" processor="${PROCESSOR:-max}" ;;
+esac
 printf 'address 10.0.2.15/24\ngateway 10.0.2.2\nnameserver 10.0.2.3\n' >"$work/network"
 port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 

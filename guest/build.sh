@@ -6,7 +6,7 @@
 #
 # Needs: a Debian 12 machine (the node's libraries are its), apt, dpkg, kmod, binutils, cpio, zstd, xz.
 #
-#   COCOON_BINARY   the node; else it is built, and searched for traces of the simulator
+#   COCOON_BINARY   the node; else it is built. Refused if it holds the simulated root
 #   INIT_BINARY     the first process; else it is built
 #   MODEL_VOLUME    folder written by guest/model-volume.sh; without it the guest has no model
 #   DEBIAN_MIRROR   where packages come from; else the machine's own mirror. A snapshot archive, once
@@ -87,12 +87,17 @@ done
 
 echo "==> programs of this project"
 if [ -z "${COCOON_BINARY:-}" ]; then
-    (cd "$root" && scripts/production-build.sh && cargo build --locked -p cocoon)
+    (cd "$root" && cargo build --locked -p cocoon)
     COCOON_BINARY="${CARGO_TARGET_DIR:-$root/target}/debug/cocoon"
 fi
 if [ -z "${INIT_BINARY:-}" ]; then
     (cd "$root" && cargo build --locked -p cocoon-init)
     INIT_BINARY="${CARGO_TARGET_DIR:-$root/target}/debug/cocoon-init"
+fi
+
+# As scripts/production-build.sh does. For trying the image out, not for a release.
+if [ -z "${ALLOW_SIMULATED:-}" ] && grep -qaF 'COCOON SIMULATED' "$COCOON_BINARY"; then
+    fail "$COCOON_BINARY holds the simulated root; a guest needs the production build"
 fi
 
 echo "==> image"

@@ -13,7 +13,7 @@ use crate::config::NodeRole;
 /// A worker whose guest is a folder, and a chain that only notes who calls.
 struct Boot {
     /// Holds everything else.
-    folder: TempDir,
+    _folder: TempDir,
     chain: TcpListener,
     config: Config,
     paths: GuestPaths,
@@ -42,7 +42,7 @@ impl Boot {
         };
         std::fs::create_dir(&config.data_dir).unwrap();
         Self {
-            folder,
+            _folder: folder,
             chain,
             config,
             paths,
