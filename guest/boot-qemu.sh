@@ -31,6 +31,7 @@ esac
 printf 'address 10.0.2.15/24\ngateway 10.0.2.2\nnameserver 10.0.2.3\n' >"$work/network"
 port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 
+# shellcheck disable=SC2054 # QEMU's commas.
 arguments=(
     -machine "q35,accel=$accelerator" -cpu "$processor" -smp "$processors" -m "${MEMORY:-2G}"
     -nodefaults -no-reboot -display none -serial "file:$console"
@@ -43,6 +44,7 @@ if [ -n "${FIRMWARE:-}" ]; then
     arguments+=(-bios "$FIRMWARE")
 fi
 if [ -n "${MODEL_VOLUME:-}" ]; then
+    # shellcheck disable=SC2054
     arguments+=(-drive "file=$MODEL_VOLUME/volume,format=raw,if=none,id=model,readonly=on"
         -device virtio-blk-pci,drive=model)
 fi
