@@ -365,7 +365,7 @@ fn table() -> Table {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use cocoon_attestation::Policy;
 
     use super::*;
