@@ -6,9 +6,12 @@
 #
 # Needs: a Debian 12 machine (the node's libraries are its), apt, dpkg, kmod, binutils, cpio, zstd, xz.
 #
-#   COCOON_BINARY   the node; else it is built, and searched for traces of the simulator
+#   COCOON_BINARY   the node; else it is built. Refused if it holds the simulated root
 #   INIT_BINARY     the first process; else it is built
 #   MODEL_VOLUME    folder written by guest/model-volume.sh; without it the guest has no model
+#   DRIVER          folder with a driver that is not Debian's: `files/` is laid over the image's /usr,
+#                   the lines of `load` (/lib/modules/….ko, for this kernel) are loaded last
+#   FIRMWARE        OVMF.fd; with it, the policy's table is computed into OUT/image.toml
 #   DEBIAN_MIRROR   where packages come from; else the machine's own mirror. A snapshot archive, once
 #                   the mirror has moved on
 set -euo pipefail
@@ -29,6 +32,7 @@ fail() {
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
+# shellcheck disable=SC2016 # apt replaces it, not the shell.
 mirror="${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null |
     grep -m 1 '/debian/$' || true)}"
 [ -n "$mirror" ] || fail "no mirror known; set DEBIAN_MIRROR"
@@ -52,15 +56,15 @@ Dir::State::status "$work/apt/status";
 Dir::Cache "$work/apt";
 APT::Sandbox::User "root";
 EOF
-apt="apt-get -qq -c $work/apt/conf"
+apt=(apt-get -qq -c "$work/apt/conf")
 
 packages() {
     sed -n 's/^\(base\|kernel\) //p' "$here/packages"
 }
 
 if [ "${1:-}" = --relock ]; then
-    $apt update
-    (cd "$work/debs" && packages | xargs $apt download >/dev/null)
+    "${apt[@]}" update
+    (cd "$work/debs" && packages | xargs "${apt[@]}" download >/dev/null)
     for deb in "$work"/debs/*.deb; do
         echo "$(dpkg-deb -f "$deb" Package) $(dpkg-deb -f "$deb" Version)" \
             "$(sha256sum "$deb" | cut -d' ' -f1)"
@@ -74,10 +78,10 @@ echo "==> packages"
 [ -s "$here/packages.lock" ] || fail "no packages.lock; run guest/build.sh --relock"
 diff <(packages | sort) <(cut -d' ' -f1 "$here/packages.lock" | sort) >/dev/null ||
     fail "packages and packages.lock name different packages; run guest/build.sh --relock"
-$apt update
+"${apt[@]}" update
 while read -r name version _; do
     echo "$name=$version"
-done <"$here/packages.lock" | (cd "$work/debs" && xargs $apt download >/dev/null) ||
+done <"$here/packages.lock" | (cd "$work/debs" && xargs "${apt[@]}" download >/dev/null) ||
     fail "a locked version is gone from the mirror; set DEBIAN_MIRROR to a snapshot archive"
 for deb in "$work"/debs/*.deb; do
     sum="$(sha256sum "$deb" | cut -d' ' -f1)"
@@ -87,12 +91,17 @@ done
 
 echo "==> programs of this project"
 if [ -z "${COCOON_BINARY:-}" ]; then
-    (cd "$root" && scripts/production-build.sh && cargo build --locked -p cocoon)
+    (cd "$root" && cargo build --locked -p cocoon)
     COCOON_BINARY="${CARGO_TARGET_DIR:-$root/target}/debug/cocoon"
 fi
 if [ -z "${INIT_BINARY:-}" ]; then
     (cd "$root" && cargo build --locked -p cocoon-init)
     INIT_BINARY="${CARGO_TARGET_DIR:-$root/target}/debug/cocoon-init"
+fi
+
+# As scripts/production-build.sh does. For trying the image out, not for a release.
+if [ -z "${ALLOW_SIMULATED:-}" ] && grep -qaF 'COCOON SIMULATED' "$COCOON_BINARY"; then
+    fail "$COCOON_BINARY holds the simulated root; a guest needs the production build"
 fi
 
 echo "==> image"
@@ -105,3 +114,9 @@ if [ -n "${MODEL_VOLUME:-}" ]; then
 fi
 printf '%s' "$line" >"$out/cmdline"
 (cd "$out" && sha256sum vmlinuz initrd cmdline | tee SHA256SUMS)
+
+if [ -n "${FIRMWARE:-}" ]; then
+    "$COCOON_BINARY" guest measure --firmware "$FIRMWARE" --kernel "$out/vmlinuz" \
+        --initrd "$out/initrd" --cmdline "$line" --toml >"$out/image.toml"
+    cat "$out/image.toml"
+fi

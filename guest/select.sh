@@ -3,7 +3,7 @@
 #
 #   select.sh TREE COCOON INIT OUT      writes OUT/vmlinuz, OUT/initrd, OUT/files
 #
-# The same inputs give the same bytes: fixed order, times, owners and modes.
+# The same inputs give the same bytes: fixed order, times, owners and modes. DRIVER: see build.sh.
 set -euo pipefail
 
 tree="$1" cocoon="$2" init="$3" out="$(realpath "$4")"
@@ -83,6 +83,10 @@ for module in $(lines "$here/modules"); do
             echo "/lib/modules/$name" >>"$image/usr/lib/modules/load"
         done
 done
+if [ -n "${DRIVER:-}" ]; then
+    cp -r --no-preserve=all "$DRIVER/files/." "$image/usr/"
+    cat "$DRIVER/load" >>"$image/usr/lib/modules/load"
+fi
 chmod 644 "$image/usr/lib/modules/load"
 
 # What must not be there.

@@ -147,7 +147,7 @@ mod tests {
             "cocoon log --json verify images --rebuilders rebuilders.toml --since checkpoint.old",
             "cocoon log show images",
             "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline x --memory 8GiB --toml",
-            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --pages each-section --handover unchanged --json",
+            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --pages each-section --handover patched --json",
             "cocoon guest log",
             "cocoon guest log CCEL --draft",
             "cocoon guest log CCEL --policy rtmr0.toml",

@@ -2,7 +2,11 @@
 //!
 //! QEMU writes into the header of the kernel before it hands it over (where the initial file system
 //! will lie, who loaded it), so the firmware measures another file than the one on disk. QEMU 10.0
-//! and newer also offer the unchanged file, which edk2 2025.05 and newer take: [`Handover`].
+//! and newer also offer the unchanged file, which edk2 2025.02 and newer take: [`Handover`].
+//!
+//! Both were seen: OVMF 2025.02 under QEMU 7.2 and under QEMU 10.0, with a software TPM in place of
+//! TDX's registers, logged the digests that are computed here, for the kernel, the command line and
+//! the initial file system of Linux 7.3.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,11 +26,11 @@ const MAX_PE_SECTIONS: u16 = 96;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Handover {
-    /// With QEMU's changes to its header: QEMU before 10.0, or edk2 before 2025.05.
+    /// As on disk: QEMU 10.0 and newer with edk2 2025.02 and newer.
     #[default]
-    Patched,
-    /// As on disk: QEMU 10.0 and newer with edk2 2025.05 and newer.
     Unchanged,
+    /// With QEMU's changes to its header: QEMU before 10.0, or edk2 before 2025.02.
+    Patched,
 }
 
 /// Text that is no handover.

@@ -10,8 +10,8 @@
 //! - **RTMR2** is what the kernel's EFI stub (Linux 6.9 and newer) measures: its command line and
 //!   the initial file system.
 //!
-//! The number of processors is in none of them; the memory only moves an address in RTMR1, and that
-//! only below 2816 MiB. RTMR0 cannot be computed from these files: it holds ACPI tables that the
+//! The number of processors is in none of them. The memory is in RTMR1 only if QEMU patches the
+//! kernel, and then only below 2816 MiB. RTMR0 cannot be computed from these files: it holds ACPI tables that the
 //! host's QEMU makes. See [`crate::event_log`] for how it is judged instead.
 //!
 //! # Sources

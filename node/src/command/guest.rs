@@ -56,16 +56,16 @@ pub struct MeasureArgs {
     /// The command line given to -append
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub cmdline: String,
-    /// The guest's memory; above 2816MiB it does not matter
+    /// The guest's memory; it matters only below 2816MiB and with --handover patched
     #[arg(long, value_name = "SIZE", value_parser = model::size, default_value = "4GiB")]
     pub memory: u64,
     /// In what order the host adds and measures pages: each-page (Linux 6.16 and newer) or
     /// each-section (Intel's and Canonical's before)
     #[arg(long, value_name = "ORDER", default_value_t = PageOrder::EachPage)]
     pub pages: PageOrder,
-    /// Whether the firmware gets the kernel as QEMU changed it: patched, or unchanged (QEMU 10.0 and
-    /// newer with edk2 2025.05 and newer)
-    #[arg(long, value_name = "HOW", default_value_t = Handover::Patched)]
+    /// What the firmware gets as the kernel: unchanged (QEMU 10.0 and newer with edk2 2025.02 and
+    /// newer) or patched by QEMU
+    #[arg(long, value_name = "HOW", default_value_t = Handover::Unchanged)]
     pub handover: Handover,
     /// An event log of a guest with these files: gives RTMR0, and has to agree in RTMR1 and RTMR2
     #[arg(long, value_name = "FILE")]
@@ -365,7 +365,7 @@ fn table() -> Table {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use cocoon_attestation::Policy;
 
     use super::*;

@@ -68,7 +68,7 @@ pub(super) fn measure_launch(
         config: guest,
         gpu: Digest::ZERO,
     };
-    launch.measure_into(&paths.rtmr3)?;
+    launch.measure_into(&paths.rtmr3).map_err(Box::new)?;
     info!(rtmr3 = %launch.rtmr3(), "launch measured");
     Ok(())
 }

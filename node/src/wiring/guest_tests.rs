@@ -13,7 +13,7 @@ use crate::config::NodeRole;
 /// A worker whose guest is a folder, and a chain that only notes who calls.
 struct Boot {
     /// Holds everything else.
-    folder: TempDir,
+    _folder: TempDir,
     chain: TcpListener,
     config: Config,
     paths: GuestPaths,
@@ -42,7 +42,7 @@ impl Boot {
         };
         std::fs::create_dir(&config.data_dir).unwrap();
         Self {
-            folder,
+            _folder: folder,
             chain,
             config,
             paths,
@@ -63,10 +63,8 @@ async fn a_register_that_others_extended_keeps_a_worker_off_the_network() {
     let boot = Boot::with_rtmr3(&[7; 48]);
     let error = boot.start().await.unwrap_err();
     assert!(
-        matches!(
-            error,
-            WiringError::Launch(LaunchError::AlreadyExtended { .. })
-        ),
+        matches!(&error, WiringError::Launch(launch)
+            if matches!(**launch, LaunchError::AlreadyExtended { .. })),
         "{error}"
     );
     assert!(!boot.called_anybody());
@@ -78,7 +76,8 @@ async fn a_machine_that_is_no_guest_keeps_a_worker_off_the_network() {
     std::fs::remove_file(&boot.paths.rtmr3).unwrap();
     let error = boot.start().await.unwrap_err();
     assert!(
-        matches!(error, WiringError::Launch(LaunchError::Io { .. })),
+        matches!(&error, WiringError::Launch(launch)
+            if matches!(**launch, LaunchError::Io { .. })),
         "{error}"
     );
     assert!(!boot.called_anybody());

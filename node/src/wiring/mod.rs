@@ -138,7 +138,7 @@ pub enum WiringError {
     Evidence(#[from] EvidenceError),
     /// The launch could not be measured, so nothing was started.
     #[error("the launch was not measured: {0}")]
-    Launch(#[from] LaunchError),
+    Launch(#[from] Box<LaunchError>),
     /// The system would not give a thread, a runtime or a signal handler.
     #[error("the operating system: {0}")]
     System(#[from] std::io::Error),
