@@ -387,7 +387,7 @@ mod tests {
         let policy: Policy = toml::from_str(&text).unwrap();
         assert_eq!(policy.check(), Ok(()));
         assert_eq!(policy.images[0].name, "release 1");
-        assert_eq!(policy.images[0].rtmr0, rtmr0);
+        assert_eq!(policy.images[0].rtmr0, Some(rtmr0));
     }
 
     #[test]
