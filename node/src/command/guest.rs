@@ -394,7 +394,8 @@ mod tests {
     fn a_table_without_rtmr0_is_refused_until_somebody_fills_it_in() {
         let text = as_toml("release 1", &expected(), None).unwrap();
         assert!(text.contains("--event-log"), "{text}");
-        let error = toml::from_str::<Policy>(&text).unwrap_err().to_string();
+        let policy: Policy = toml::from_str(&text).unwrap();
+        let error = policy.check().unwrap_err().to_string();
         assert!(error.contains("rtmr0"), "{error}");
     }
 }

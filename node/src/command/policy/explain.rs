@@ -54,7 +54,7 @@ pub(super) struct Line {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> CommandResult {
-    let bundle = evidence(&args.evidence)?;
+    let bundle = evidence(&args.bundle)?;
     let mut flags = args.flags.clone();
     if args.policy.is_some() {
         flags.policy_path.clone_from(&args.policy);

@@ -82,7 +82,7 @@ pub struct SignArgs {
 pub struct ExplainArgs {
     /// Evidence as it goes over the wire, or a receipt from `GET /v1/receipts/{id}` that holds it
     #[arg(value_name = "EVIDENCE")]
-    pub evidence: PathBuf,
+    pub bundle: PathBuf,
     /// The policy [default: that of the configuration]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
