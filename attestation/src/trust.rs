@@ -39,7 +39,7 @@ pub enum TrustError {
     Simulator(#[from] cocoon_tdx_simulator::SimulatorError),
     /// The policy cannot be meant.
     #[error(transparent)]
-    Policy(#[from] crate::PolicyError),
+    Policy(#[from] Box<crate::PolicyError>),
 }
 
 impl Trust {

@@ -36,7 +36,7 @@ pub enum PolicySetupError {
         /// Which.
         path: PathBuf,
         /// Where and why.
-        source: PolicyError,
+        source: Box<PolicyError>,
     },
     /// The manifest of GPUs is not the one that the policy names.
     #[error("{path} has SHA-256 {found}; the policy names {wanted}")]
@@ -84,7 +84,10 @@ pub fn policy(config: &Config) -> Result<Policy, PolicySetupError> {
         return Ok(built_in(config.evidence));
     };
     let text = read(&path, MAX_POLICY_BYTES)?;
-    Policy::from_toml(&text).map_err(|source| PolicySetupError::Malformed { path, source })
+    Policy::from_toml(&text).map_err(|source| PolicySetupError::Malformed {
+        path,
+        source: Box::new(source),
+    })
 }
 
 fn built_in(source: EvidenceSource) -> Policy {

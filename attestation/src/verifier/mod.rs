@@ -125,7 +125,7 @@ impl Verifier {
     /// # Errors
     /// If the policy cannot be meant, or the simulated root cannot be built.
     pub fn new(trust: Trust, policy: Policy) -> Result<Self, TrustError> {
-        policy.check()?;
+        policy.check().map_err(Box::new)?;
         Ok(Self {
             trust,
             policy,

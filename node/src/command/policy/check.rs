@@ -42,8 +42,10 @@ pub(super) fn run(args: &CheckArgs) -> CommandResult {
             .clone()
             .unwrap_or_else(|| signature_path(&args.policy));
         let note = read(&path, MAX_SIGNATURE_BYTES)?;
-        let signer = signature::verify(&bytes, &note, &keys)
-            .map_err(|source| PolicyCommandError::Signature { path, source })?;
+        let signer = signature::verify(&bytes, &note, &keys).map_err(|source| {
+            let source = Box::new(source);
+            PolicyCommandError::Signature { path, source }
+        })?;
         Some(signer.name().to_owned())
     };
     let checked = Checked {

@@ -203,7 +203,7 @@ pub(super) fn evidence(path: &Path) -> Result<EvidenceBundle, CommandError> {
     EvidenceBundle::decode(&bytes).map_err(|source| {
         PolicyCommandError::Evidence {
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         }
         .into()
     })

@@ -129,7 +129,7 @@ pub enum PolicyCommandError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: PolicyError,
+        source: Box<PolicyError>,
     },
     /// No key.
     #[error("--key {given}: {source}")]
@@ -137,7 +137,7 @@ pub enum PolicyCommandError {
         /// What was given.
         given: String,
         /// Why.
-        source: KeyError,
+        source: Box<KeyError>,
     },
     /// No secret key.
     #[error(transparent)]
@@ -148,7 +148,7 @@ pub enum PolicyCommandError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: SignatureError,
+        source: Box<SignatureError>,
     },
     /// No evidence.
     #[error("{path} is neither evidence nor a receipt that holds some: {source}")]
@@ -156,7 +156,7 @@ pub enum PolicyCommandError {
         /// The file.
         path: PathBuf,
         /// Why it is no evidence.
-        source: WireError,
+        source: Box<WireError>,
     },
     /// A receipt, but without.
     #[error("{path} is JSON without `evidence` in base64")]
@@ -194,7 +194,7 @@ fn sign(args: &SignArgs) -> CommandResult {
             .parse()
             .map_err(|source| PolicyCommandError::Key {
                 given: args.key.display().to_string(),
-                source,
+                source: Box::new(source),
             })?;
     let path = args
         .out
@@ -207,7 +207,7 @@ fn sign(args: &SignArgs) -> CommandResult {
     let note = signature::sign(&policy, &signer, existing.as_deref()).map_err(|source| {
         PolicyCommandError::Signature {
             path: path.clone(),
-            source,
+            source: Box::new(source),
         }
     })?;
     std::fs::write(&path, note)
@@ -240,7 +240,7 @@ fn key(given: &str) -> Result<NoteVerifier, CommandError> {
     text.trim().parse().map_err(|source| {
         PolicyCommandError::Key {
             given: given.to_owned(),
-            source,
+            source: Box::new(source),
         }
         .into()
     })
@@ -251,7 +251,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Policy, CommandError> {
     Policy::from_toml(&text).map_err(|source| {
         PolicyCommandError::Policy {
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         }
         .into()
     })
