@@ -332,6 +332,13 @@ fn ocsp_passes_only_for_all_certificates_and_fails_for_one_bad_response() {
     assert!(!with(&case, &["brom", "identity"]).accepted());
     assert!(!with(&case, &[]).accepted());
     assert!(with(&case, &["brom", "provisioner", "identity"]).accepted());
+    fails(
+        &with(
+            &case,
+            &["brom", "brom", "by_issuer", "provisioner", "identity"],
+        ),
+        &["gpu_ocsp"],
+    );
     for (bad, reason) in [
         ("revoked", "revoked, since 2025-10-07"),
         ("unknown", "does not know"),

@@ -12,8 +12,10 @@ use super::verify::GpuExpectation;
 /// Index of the measurement that is of no meaning while the first video decoder is off: NVIDIA's
 /// verifier skips it then, and so does this one. The report signs whether it is off.
 const NVDEC0_INDEX: u8 = 35;
-/// Most versions or indices that a verdict lists.
+/// Most indices that a verdict lists.
 const MAX_LISTED: usize = 40;
+/// Most versions that a verdict lists.
+const MAX_VERSIONS: usize = 8;
 
 /// Driver, VBIOS, measurements and the signers of their RIM files.
 pub(super) fn golden(
@@ -44,7 +46,7 @@ pub(super) fn golden(
                 check,
                 format!("the manifest does not know this {kind} of {chip}"),
                 version,
-                list(expectation.manifest.versions(kind, chip)),
+                list(expectation.manifest.versions(kind, chip), MAX_VERSIONS),
             );
         }
         rim
@@ -128,7 +130,10 @@ fn compare(report: &Report<'_>, rims: [&GoldenRim; 2], findings: &mut GpuFinding
                 wrong.len(),
                 compared.len()
             ),
-            format!("other values at {}", list(wrong.iter().map(String::as_str))),
+            format!(
+                "other values at {}",
+                list(wrong.iter().map(String::as_str), MAX_LISTED)
+            ),
             "the published values",
         );
     }
@@ -188,10 +193,11 @@ fn signers(now: u64, rims: [&GoldenRim; 2], policy: ExpiredRimSigners, findings:
     }
 }
 
-pub(super) fn list<'a>(items: impl Iterator<Item = &'a str>) -> String {
-    let mut listed: Vec<_> = items.take(MAX_LISTED.saturating_add(1)).collect();
-    if listed.len() > MAX_LISTED {
-        listed.truncate(MAX_LISTED);
+/// The first of them, with commas.
+pub(super) fn list<'a>(items: impl Iterator<Item = &'a str>, most: usize) -> String {
+    let mut listed: Vec<_> = items.take(most.saturating_add(1)).collect();
+    if listed.len() > most {
+        listed.truncate(most);
         listed.push("…");
     }
     listed.join(", ")

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use cocoon_protocol::gpu::{Gpu, GpuEvidence, MAX_GPUS};
+use cocoon_protocol::gpu::{Gpu, GpuEvidence, MAX_GPU_CERTIFICATES, MAX_GPUS};
 use cocoon_protocol::units::UnixMillis;
 
 use super::chain::Chain;
@@ -19,6 +19,9 @@ use super::policy::GpuPolicy;
 use super::report::{GpuMode, Opaque, Report};
 use super::roots::GpuTrust;
 use super::verdict::{GpuCheck, GpuFindings, GpuIdentity, GpuVerdict};
+
+/// Most OCSP responses about one certificate; two while one replaces the other.
+const MAX_RESPONSES_EACH: usize = 2;
 
 /// What the evidence is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -362,14 +365,24 @@ fn ocsp(
     let mut silent = Vec::new();
     let mut good = 0_usize;
     for (certificate, issuer) in chain.with_issuers(expectation.trust.device_root()).skip(1) {
-        let mut about = responses
+        let about: Vec<_> = responses
             .iter()
             .flatten()
             .filter(|response| response.is_about(certificate, issuer))
-            .peekable();
-        if about.peek().is_none() {
+            .take(MAX_RESPONSES_EACH.saturating_add(1))
+            .collect();
+        if about.is_empty() {
             silent.push(certificate.subject());
             continue;
+        }
+        if about.len() > MAX_RESPONSES_EACH {
+            findings.fail(
+                check,
+                format!("more than {MAX_RESPONSES_EACH} responses are about one certificate"),
+                certificate.subject(),
+                "",
+            );
+            return;
         }
         for response in about {
             if let Err(error) = response.check(certificate, issuer, now) {
@@ -391,7 +404,7 @@ fn ocsp(
             required,
             format!(
                 "no response came along for {}",
-                list(silent.iter().map(String::as_str))
+                list(silent.iter().map(String::as_str), MAX_GPU_CERTIFICATES)
             ),
         );
     }
