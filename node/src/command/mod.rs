@@ -83,13 +83,19 @@ pub enum CommandError {
     Store(#[from] cocoon_inference::store::StoreError),
     /// A file of `cocoon gpu`.
     #[error(transparent)]
-    Gpu(#[from] gpu::GpuFileError),
+    Gpu(Box<gpu::GpuFileError>),
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),
     /// An answer could not be written as JSON.
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<gpu::GpuFileError> for CommandError {
+    fn from(error: gpu::GpuFileError) -> Self {
+        Self::Gpu(Box::new(error))
+    }
 }
 
 impl CommandError {
