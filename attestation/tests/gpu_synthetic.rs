@@ -12,11 +12,9 @@
 mod support;
 
 use cocoon_attestation::FactorResult;
-use cocoon_attestation::gpu::manifest::ManifestError;
-use cocoon_attestation::gpu::rim::{self, RimError};
 use cocoon_attestation::gpu::{
-    ExpiredRimSigners, GpuCheck, GpuExpectation, GpuManifest, GpuMode, GpuPolicy, GpuTrust,
-    GpuVerdict, NrasKeys, verify,
+    Certificate, ExpiredRimSigners, GpuCheck, GpuExpectation, GpuManifest, GpuMode, GpuPolicy,
+    GpuTrust, GpuVerdict, NrasKeys, nras, verify,
 };
 use cocoon_protocol::gpu::{Gpu, GpuEvidence};
 use support::{Seeded, Synthetic, at, evidence, nonce, outcomes};
@@ -131,6 +129,7 @@ fn each_defect_of_a_chain_fails_the_chain_alone() {
         ("not_a_ca", "may not sign certificates"),
         ("leaf_is_ca", "not a certificate for signing data"),
         ("other_signer", "was not signed by the next one"),
+        ("other_name", "was not signed by the next one"),
         ("old", "in force from"),
         ("early", "in force from"),
         ("short_path", "or not for so long a path"),
@@ -190,6 +189,7 @@ fn firmware_that_does_not_match_fails_the_fwid_alone() {
         ("without_fwid", "hopper"),
         ("no_fwid", "no_fwid"),
         ("sha256_fwid", "sha256_fwid"),
+        ("short_fwid", "short_fwid"),
     ] {
         fails(&case.one(report, chain), &["gpu_fwid"]);
     }
@@ -332,6 +332,13 @@ fn ocsp_passes_only_for_all_certificates_and_fails_for_one_bad_response() {
     assert!(!with(&case, &["brom", "identity"]).accepted());
     assert!(!with(&case, &[]).accepted());
     assert!(with(&case, &["brom", "provisioner", "identity"]).accepted());
+    fails(
+        &with(
+            &case,
+            &["brom", "brom", "by_issuer", "provisioner", "identity"],
+        ),
+        &["gpu_ocsp"],
+    );
     for (bad, reason) in [
         ("revoked", "revoked, since 2025-10-07"),
         ("unknown", "does not know"),
@@ -361,7 +368,7 @@ fn ocsp_passes_only_for_all_certificates_and_fails_for_one_bad_response() {
 fn a_flipped_bit_of_an_ocsp_response_never_passes() {
     let case = Case::new();
     let mut seeded = Seeded(0x0c0c_0014);
-    for _ in 0..500 {
+    for _ in 0..300 {
         let mut evidence = case.whole();
         let response = &mut evidence.ocsp_responses[0];
         let bit = seeded.below(response.len() * 8);
@@ -400,6 +407,7 @@ fn an_nras_token_is_a_second_opinion_that_may_fail() {
         ("other_digest", "by its digest"),
         ("other_gpu", "is about the GPU"),
         ("extra_part", "about 2 GPUs"),
+        ("extra_digest", "about 2 GPUs"),
         ("two", "about 2 GPUs"),
         ("refused", "x-nvidia-overall-att-result"),
         ("refused_part", "measres"),
@@ -435,150 +443,22 @@ fn an_nras_token_is_a_second_opinion_that_may_fail() {
 fn a_flipped_bit_of_an_nras_token_never_passes() {
     let case = Case::new();
     let honest = case.made.nras("good");
+    let nonce = nonce(&case.made.nonce);
+    let chain = case.made.chain("hopper");
+    let leaf = Certificate::from_der(&chain[0]).unwrap();
+    let check = |token: &[u8]| nras::check(token, &case.keys, &nonce, &[leaf.serial()], case.now);
+    assert_eq!(check(&honest), Ok(()));
     let mut seeded = Seeded(0x0c0c_0015);
-    let mut passed = 0;
     for _ in 0..2_000 {
         let bit = seeded.below(honest.len() * 8);
         let mut token = honest.clone();
         token[bit / 8] ^= 1 << (bit % 8);
-        let mut evidence = case.whole();
-        evidence.ocsp_responses.clear();
-        evidence.nras_token = token;
-        let verdict = case.judge(&evidence);
-        if verdict.result(0, GpuCheck::Nras) == Some(FactorResult::Pass) {
-            passed += 1;
+        if check(&token).is_ok() {
             assert!(
                 honest[bit / 8].is_ascii_whitespace(),
                 "bit {bit} is not white space"
             );
         }
-    }
-    assert!(passed < 10, "{passed}");
-}
-
-#[test]
-fn rims_that_are_not_in_order_are_refused() {
-    let case = Case::new();
-    let import = |name: &str, late: bool| {
-        rim::import(name, case.made.rim(name), &case.trust, case.made.now, late)
-    };
-    assert!(import("driver", false).is_ok());
-    assert!(matches!(
-        import("old_driver", false),
-        Err(RimError::Expired(_))
-    ));
-    assert!(import("old_driver", true).unwrap().signer_expired_at_import);
-    assert!(matches!(import("stranger", true), Err(RimError::Chain(_))));
-    assert_eq!(import("other_key", true), Err(RimError::Signature));
-    assert_eq!(
-        import("switch", true),
-        Err(RimError::NotAGpu("SWITCH".to_owned()))
-    );
-    assert_eq!(
-        import("odd_version", true),
-        Err(RimError::Version("one".to_owned()))
-    );
-    for (name, what) in [
-        ("other_maker", "platform"),
-        ("index_twice", "an index comes twice"),
-        ("high_index", "too high a one"),
-        ("odd_count", "other values than it counts"),
-        ("no_value", "other values than it counts"),
-        ("other_size", "SHA-384"),
-        ("odd_active", "neither active nor not"),
-    ] {
-        match import(name, true) {
-            Err(RimError::Tag(why)) => assert!(why.contains(what), "{name}: {why}"),
-            other => panic!("{name}: {other:?}"),
-        }
-    }
-    assert!(
-        rim::import(
-            "driver",
-            case.made.rim("driver"),
-            &GpuTrust::Nvidia,
-            case.now,
-            true
-        )
-        .is_err()
-    );
-    let contradiction = GpuManifest::new(vec![
-        import("driver", false).unwrap(),
-        import("other_driver", false).unwrap(),
-    ]);
-    assert!(matches!(
-        contradiction,
-        Err(ManifestError::Contradiction { .. })
-    ));
-}
-
-#[test]
-fn a_signature_of_another_shape_is_refused() {
-    let case = Case::new();
-    let good = String::from_utf8(case.made.rim("driver").to_vec()).unwrap();
-    let import = |text: &str| rim::import("x", text.as_bytes(), &case.trust, case.made.now, false);
-    assert!(import(&good).is_ok());
-    let start = good.find("<ds:Signature xmlns").unwrap();
-    let end = good.find("</SoftwareIdentity>").unwrap();
-    let (body, signature) = (&good[..start], &good[start..end]);
-
-    assert_eq!(
-        import(&format!("{body}</SoftwareIdentity>")),
-        Err(RimError::Unsigned)
-    );
-    // The signed tag inside of another one, as an attacker would wrap it.
-    let wrapped = format!(
-        "<SoftwareIdentity xmlns=\"http://standards.iso.org/iso/19770/-2/2015/schema.xsd\">{good}</SoftwareIdentity>"
-    );
-    assert!(matches!(import(&wrapped), Err(RimError::Shape(_))));
-    let twice = format!("{body}{signature}{signature}</SoftwareIdentity>");
-    assert!(matches!(import(&twice), Err(RimError::Shape(_))));
-    for (from, to) in [
-        ("URI=\"\"", "URI=\"#a\""),
-        ("URI=\"\"", "URI=\"\" Type=\"x\""),
-        ("URI=\"\"", ""),
-        ("xmldsig-more#ecdsa-sha384", "xmldsig-more#hmac-sha384"),
-        ("xmldsig-more#ecdsa-sha384", "xmldsig-more#ecdsa-sha256"),
-        ("xmldsig-more#sha384\"", "xmldsig-more#sha224\""),
-        ("#enveloped-signature", "#base64"),
-        (
-            "<ds:Transform Algorithm=\"http://www.w3.org/2006/12/xml-c14n11\"/>",
-            "",
-        ),
-        (
-            "<ds:Transform Algorithm=\"http://www.w3.org/2006/12/xml-c14n11\"/>",
-            "<ds:Transform Algorithm=\"http://www.w3.org/TR/1999/REC-xpath-19991116\"><a/></ds:Transform>",
-        ),
-        ("<ds:X509Data>", "<ds:KeyName>k</ds:KeyName><ds:X509Data>"),
-        ("<ds:SignatureValue>", "<ds:SignatureValue>!"),
-        ("</ds:KeyInfo>", "</ds:KeyInfo><ds:Object/>"),
-    ] {
-        let changed = good.replacen(from, to, 1);
-        assert_ne!(changed, good, "{from}");
-        assert!(
-            matches!(import(&changed), Err(RimError::Shape(_))),
-            "{from} → {to}: {:?}",
-            import(&changed)
-        );
-    }
-    assert_eq!(
-        import(&good.replacen("550.90.07", "550.90.08", 1)),
-        Err(RimError::Digest)
-    );
-    // A changed SignedInfo whose digest is right.
-    let space = good.replacen("<ds:SignedInfo>", "<ds:SignedInfo> ", 1);
-    assert_eq!(import(&space), Err(RimError::Signature));
-    // A comment is not part of the canonical form, and not of the values.
-    let comment = good.replacen("    <ns0:Payload", "    <!-- x --><ns0:Payload", 1);
-    let plain = import(&good).unwrap();
-    let commented = import(&comment).unwrap();
-    assert_eq!(commented.measurements, plain.measurements);
-    for evil in [
-        good.replacen("<SoftwareIdentity", "<!DOCTYPE a><SoftwareIdentity", 1),
-        format!("<?x y?>{good}"),
-        good.replacen("tagId=", "xml:lang=\"en\" tagId=", 1),
-    ] {
-        assert!(import(&evil).is_err());
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod certificate;
 pub mod chain;
 pub mod fwid;
+mod golden;
 pub mod manifest;
 pub mod nras;
 pub mod ocsp;

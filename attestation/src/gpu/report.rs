@@ -383,3 +383,196 @@ fn opaque(data: &[u8]) -> Result<BTreeMap<u16, &[u8]>, ReportError> {
     }
     Ok(fields)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )]
+    use super::*;
+
+    fn block(index: u8, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len()).unwrap();
+        [
+            &[index, DMTF][..],
+            &(length + 3).to_le_bytes(),
+            &[1],
+            &length.to_le_bytes(),
+            value,
+        ]
+        .concat()
+    }
+
+    fn field(number: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len()).unwrap();
+        [&number.to_le_bytes()[..], &length.to_le_bytes(), value].concat()
+    }
+
+    fn report(blocks: &[Vec<u8>], fields: &[Vec<u8>]) -> Vec<u8> {
+        let (record, opaque) = (blocks.concat(), fields.concat());
+        let mut bytes = vec![0x11, 0xe0, 1, 0xff];
+        bytes.extend([7; 32]);
+        bytes.extend([0, 0x11, 0x60, 0, 0, u8::try_from(blocks.len()).unwrap()]);
+        bytes.extend(&u32::try_from(record.len()).unwrap().to_le_bytes()[..3]);
+        bytes.extend(record);
+        bytes.extend([8; 32]);
+        bytes.extend(u16::try_from(opaque.len()).unwrap().to_le_bytes());
+        bytes.extend(opaque);
+        bytes.extend([9; SIGNATURE_BYTES]);
+        bytes
+    }
+
+    fn small() -> Vec<u8> {
+        report(
+            &[block(1, &[1; 48]), block(2, &[2; 48])],
+            &[field(3, b"550.90.07\0"), field(36, &[2, 0])],
+        )
+    }
+
+    fn refused(bytes: &[u8]) -> ReportError {
+        Report::parse(bytes).unwrap_err()
+    }
+
+    #[test]
+    fn a_report_is_taken_apart() {
+        let bytes = small();
+        let report = Report::parse(&bytes).unwrap();
+        assert_eq!(report.nonce, [7; 32]);
+        assert_eq!(report.signed.len() + SIGNATURE_BYTES, bytes.len());
+        assert_eq!(report.signature, [9; SIGNATURE_BYTES]);
+        assert_eq!(report.measurements[&2], [2; 48]);
+        assert_eq!(report.text(Opaque::DriverVersion), Some("550.90.07"));
+        assert_eq!(report.mode(), Some(GpuMode::Ppcie));
+    }
+
+    #[test]
+    fn a_report_that_is_cut_anywhere_or_goes_on_is_refused() {
+        let bytes = small();
+        for end in 0..bytes.len() {
+            assert!(
+                matches!(refused(&bytes[..end]), ReportError::CutShort(_)),
+                "cut at {end}"
+            );
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(matches!(
+            refused(&longer),
+            ReportError::LeftOver { bytes: 1, .. }
+        ));
+        assert_eq!(
+            refused(&vec![0x11; MAX_GPU_REPORT_BYTES + 1]),
+            ReportError::TooLarge(MAX_GPU_REPORT_BYTES + 1)
+        );
+    }
+
+    #[test]
+    fn every_fixed_byte_is_checked() {
+        // Version, code and parameters of the request; version and code of the response; a block's
+        // specification.
+        for at in [0, 1, 2, 3, 37, 38, 46] {
+            let mut bytes = small();
+            bytes[at] ^= 0x40;
+            assert!(
+                matches!(refused(&bytes), ReportError::Unexpected { .. }),
+                "byte {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_comes_twice() {
+        let twice = [block(1, &[1; 48]), block(1, &[1; 48])];
+        assert_eq!(refused(&report(&twice, &[])), ReportError::BlockTwice(1));
+        let twice = [field(3, b"a"), field(3, b"a")];
+        assert_eq!(refused(&report(&[], &twice)), ReportError::FieldTwice(3));
+    }
+
+    #[test]
+    fn lengths_agree() {
+        // The number of blocks is one too low, then one too high.
+        let mut bytes = small();
+        bytes[41] = 1;
+        assert!(matches!(refused(&bytes), ReportError::LeftOver { .. }));
+        bytes[41] = 3;
+        assert!(matches!(refused(&bytes), ReportError::CutShort(_)));
+        // The value within the block is one byte shorter than the block.
+        let mut bytes = small();
+        bytes[50] -= 1;
+        assert_eq!(refused(&bytes), ReportError::BlockLength(1));
+    }
+
+    #[test]
+    fn there_are_not_too_many_fields() {
+        let fields = |count: u16| (0..count).map(|at| field(at, b"")).collect::<Vec<_>>();
+        let most = u16::try_from(MAX_OPAQUE_FIELDS).unwrap();
+        assert!(Report::parse(&report(&[], &fields(most))).is_ok());
+        assert_eq!(
+            refused(&report(&[], &fields(most + 1))),
+            ReportError::TooManyFields
+        );
+    }
+
+    #[test]
+    fn text_is_printable_and_padded_with_zeros() {
+        for (value, text) in [
+            (&b"575.32\0"[..], Some("575.32")),
+            (b"575.32", Some("575.32")),
+            (b"882\0\0\0", Some("882")),
+            (b"", None),
+            (b"\0", None),
+            (b"5\x1b[2J\0", None),
+            (b"5\0x", None),
+            (b"5 6\0", None),
+        ] {
+            let bytes = report(&[], &[field(3, value)]);
+            let report = Report::parse(&bytes).unwrap();
+            assert_eq!(report.text(Opaque::DriverVersion), text, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_vbios_version_is_a_number_and_a_revision() {
+        let shown = |value: &[u8]| {
+            let bytes = report(&[], &[field(6, value)]);
+            Report::parse(&bytes).unwrap().vbios_version()
+        };
+        // NVIDIA's sample reports and the versions that its own tools print for them.
+        assert_eq!(
+            shown(&[0, 0x9f, 0, 0x96, 1, 0, 0, 0]).as_deref(),
+            Some("96.00.9F.00.01")
+        );
+        assert_eq!(
+            shown(&[0, 0x88, 0, 0x97, 0x0f, 0, 0, 0]).as_deref(),
+            Some("97.00.88.00.0F")
+        );
+        assert_eq!(shown(&[0, 0x9f, 0, 0x96, 1, 1, 0, 0]), None);
+        assert_eq!(shown(&[0, 0x9f, 0, 0x96, 1]), None);
+    }
+
+    #[test]
+    fn modes_and_flags_are_known_or_not() {
+        for (value, mode) in [
+            (&[0, 0][..], Some(GpuMode::Spt)),
+            (&[1], Some(GpuMode::Mpt)),
+            (&[2, 0, 0, 0], Some(GpuMode::Ppcie)),
+            (&[3, 0], None),
+            (&[0, 1], None),
+            (&[], None),
+        ] {
+            let bytes = report(&[], &[field(36, value)]);
+            let report = Report::parse(&bytes).unwrap();
+            assert_eq!(report.mode(), mode, "{value:?}");
+            assert!(report.has_feature_flag());
+        }
+        let bytes = report(
+            &[],
+            &[field(34, &[1, 0]), field(11, &[0xaa]), field(21, &[0])],
+        );
+        let report = Report::parse(&bytes).unwrap();
+        assert!(report.has_feature_flag(), "it should have one and has none");
+        assert_eq!(report.switch(Opaque::Nvdec0), Switch::On);
+        assert_eq!(report.switch(Opaque::ProtectedPcie), Switch::Unknown);
+    }
+}

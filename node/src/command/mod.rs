@@ -92,7 +92,7 @@ pub enum CommandError {
     Log(#[from] log::LogError),
     /// A file of `cocoon gpu`.
     #[error(transparent)]
-    Gpu(#[from] gpu::GpuFileError),
+    Gpu(Box<gpu::GpuFileError>),
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),
@@ -116,6 +116,12 @@ pub enum CommandError {
     /// An answer could not be written as JSON.
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<gpu::GpuFileError> for CommandError {
+    fn from(error: gpu::GpuFileError) -> Self {
+        Self::Gpu(Box::new(error))
+    }
 }
 
 impl CommandError {

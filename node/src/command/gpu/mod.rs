@@ -5,7 +5,7 @@ mod show;
 mod verify;
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cocoon_attestation::gpu::chain::ChainError;
@@ -143,7 +143,7 @@ fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CommandError> {
 }
 
 /// Reads a report: its bytes, or text of hexadecimal digits, as NVIDIA's samples have it.
-fn read_report(path: &PathBuf) -> Result<Vec<u8>, CommandError> {
+fn read_report(path: &Path) -> Result<Vec<u8>, CommandError> {
     let bytes = read(path, MAX_GPU_REPORT_BYTES.saturating_mul(3))?;
     let digits: Vec<u8> = bytes
         .iter()
