@@ -14,6 +14,7 @@ mod matrix {
     pub(crate) mod attached;
     pub(crate) mod defects;
     pub(crate) mod source;
+    pub(crate) mod touch;
 }
 mod support;
 
