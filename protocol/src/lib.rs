@@ -12,6 +12,7 @@
 //! [`wire`] says what all codecs have in common; the messages themselves are in `proto/*.proto`.
 
 pub mod advert;
+pub mod commitment;
 pub mod directory;
 pub mod domain;
 mod envelope;
@@ -28,6 +29,7 @@ pub mod voucher;
 pub mod wire;
 
 pub use advert::Advert;
+pub use commitment::Salt;
 pub use directory::{Directory, DirectoryConfig, DirectoryInput, DirectoryOutput};
 pub use domain::Network;
 pub use evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
@@ -53,5 +55,7 @@ mod proto {
 mod codec_tests;
 #[cfg(test)]
 mod golden_tests;
+#[cfg(test)]
+mod receipt_tests;
 #[cfg(test)]
 mod samples;
