@@ -8,7 +8,7 @@
 //! GGUF file, Hugging Face folder ─ checkpoint ─┬─ families on layers   weights, forward pass
 //!                                              │    ├─ kernel          on the processor
 //!                                              │    └─ burn tensors    on any other device
-//!                                              ├─ vocabulary           text ⇄ tokens
+//!                                              ├─ vocabulary           text ⇄ tokens, counted by tokenizer
 //!                                              └─ template             messages → text
 //! serving: who is in the next pass → decoder → sampling → stream → Step
 //! ```
@@ -32,6 +32,7 @@ pub mod serving;
 pub mod store;
 mod stream;
 mod template;
+mod tokenizer;
 pub mod upstream;
 mod vocabulary;
 
@@ -44,3 +45,4 @@ pub use engine::{
 };
 pub use error::EngineError;
 pub use layers::profile;
+pub use tokenizer::{Recount, Tokenizer};

@@ -39,6 +39,7 @@ pub use map::MAX_MAPPED_BYTES;
 use crate::error::EngineError;
 use crate::gguf::{Format, Header, dequantise};
 use crate::template::ChatTemplate;
+use crate::tokenizer::{self, Tokenizer};
 use crate::vocabulary::{Companions, Vocabulary};
 use map::Mapped;
 
@@ -332,6 +333,37 @@ impl Checkpoint {
         };
         let outputs = self.config.get("vocab_size").and_then(Value::as_u64);
         vocabulary.padded(outputs.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
+    }
+
+    /// What receipts call the tokenizer: see [`Tokenizer`].
+    pub fn tokenizer_digest(&self) -> Digest {
+        match &self.source {
+            Source::Gguf(header) => tokenizer::digest_of_header(header),
+            Source::Folder(texts) => tokenizer::digest_of_files(&mut texts.read.clone()),
+        }
+    }
+
+    /// The tokenizer with its template.
+    ///
+    /// # Errors
+    /// When the checkpoint lacks either.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, EngineError> {
+        let vocabulary = self.vocabulary()?;
+        Ok(Tokenizer::new(
+            self.tokenizer_digest(),
+            vocabulary,
+            self.template()?,
+        ))
+    }
+
+    /// The tokenizer of a checkpoint whose weights are not looked at, and need not be there.
+    pub(crate) fn open_tokenizer(path: &Path) -> Result<Tokenizer, EngineError> {
+        let source_only = if path.is_dir() {
+            folder::open_texts(path)?
+        } else {
+            gguf::open_header(path)?
+        };
+        source_only.tokenizer()
     }
 
     /// Compiles the chat template.
