@@ -1,7 +1,8 @@
 //! What a client keeps on disk, byte for byte.
 
 use cocoon_protocol::{
-    Digest, JobId, NanoTon, PeerId, PublicKey32, SignedVoucher, TonAddress, UnixMillis, Voucher,
+    Digest, JobId, NanoTon, PeerId, PublicKey32, Salt, SignedVoucher, TonAddress, UnixMillis,
+    Voucher,
 };
 
 use super::jobs::{read_peer, write_channel};
@@ -234,6 +235,8 @@ pub struct KeptReceipt {
     pub at: UnixMillis,
     /// `SignedReceipt::encode`.
     pub receipt: Vec<u8>,
+    /// Opens its commitments.
+    pub salt: Salt,
 }
 
 impl Record for KeptReceipt {
@@ -248,6 +251,7 @@ impl Record for KeptReceipt {
         out.bytes(&self.worker.to_bytes());
         out.u64(self.at.millis());
         out.bytes(&self.receipt);
+        out.fixed(self.salt.as_bytes());
     }
 
     fn read(_version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
@@ -256,6 +260,7 @@ impl Record for KeptReceipt {
             worker: read_peer(fields)?,
             at: UnixMillis::from_millis(fields.u64()?),
             receipt: fields.bytes()?.to_vec(),
+            salt: Salt::from_bytes(fields.fixed()?),
         })
     }
 }

@@ -26,6 +26,7 @@
 //! makes each read-and-write one step; share a ledger in an `Arc`. All methods block on the disk.
 
 mod client;
+mod client_evidence;
 mod client_records;
 #[cfg(test)]
 mod crash_tests;
@@ -45,6 +46,7 @@ mod worker_records;
 use cocoon_protocol::{Digest, JobId, NanoTon, TonAddress};
 
 pub use client::{ChannelOpening, ClientLedger};
+pub use client_evidence::{KeptEvidence, MAX_KEPT_EVIDENCE, ReceiptFile};
 pub use client_records::{
     ClientChannel, ClientChannelState, KeptReceipt, MAX_CLIENT_CHANNELS, SignedPart,
 };
@@ -80,11 +82,16 @@ const CLIENT_CHANNELS: Column = Column::new("client.channels");
 const CLIENT_BY_WORKER: Column = Column::new("client.channels.by_worker");
 /// Key: job id.
 const CLIENT_RECEIPTS: Column = Column::new("client.receipts");
+/// Key: digest of the evidence.
+const CLIENT_EVIDENCE: Column = Column::new("client.evidence");
+/// Key: when it was filed (u64 BE, ms) ‖ digest. An index: no fields.
+const CLIENT_EVIDENCE_BY_AGE: Column = Column::new("client.evidence.by_age");
 
 /// What a node's ledger directory holds. Open a [`crate::store::RocksStore`] with it and give it to both ledgers.
 pub const SCHEMA: Schema = Schema {
     name: "cocoon-ledger",
-    version: 1,
+    // 2: receipts are of version 2 and stand beside their salts; evidence is kept.
+    version: 2,
     columns: &[
         WORKER_HEAD,
         WORKER_CHANNELS,
@@ -96,6 +103,8 @@ pub const SCHEMA: Schema = Schema {
         CLIENT_CHANNELS,
         CLIENT_BY_WORKER,
         CLIENT_RECEIPTS,
+        CLIENT_EVIDENCE,
+        CLIENT_EVIDENCE_BY_AGE,
     ],
 };
 
