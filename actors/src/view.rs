@@ -4,13 +4,14 @@ use crate::ask::{Address, ask};
 use crate::attestor::{AcceptedOf, Attestor, ListVerdicts};
 use crate::cashier::Cashier;
 use crate::cashier::earning::WorkerBooks;
-use crate::cashier::paying::{ClientBooks, FindReceipt, ListReceipts};
+use crate::cashier::paying::{ClientBooks, FindEvidence, FindReceipt};
 use crate::clock;
 use crate::directory::{Directory, ListWorkers};
 use crate::gateway::from_ask;
 use crate::gateway_port::{
-    AdminCommand, ChannelStatus, GatewayError, NodeStatus, NodeView, RECEIPT_FORMAT,
-    ReceiptDocument, ReceiptKey, SettlementStatus, WorkerStanding, WorkerStatus,
+    AdminCommand, ChannelStatus, GatewayError, MAX_ATTESTATIONS, NodeStatus, NodeView, Opening,
+    RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, SettlementStatus, WorkerAttestation,
+    WorkerStanding, WorkerStatus,
 };
 use crate::job::client::{MAX_ATTEMPTS, attempt_id};
 use crate::mesh::{Mesh, ViewMesh};
@@ -22,7 +23,7 @@ use cocoon_attestation::{FactorResult, Verdict};
 use cocoon_protocol::directory::{Entry, Standing};
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::units::UnixMillis;
-use cocoon_protocol::{PeerId, TonAddress};
+use cocoon_protocol::{EvidenceBundle, ModelTerms, PeerId, TonAddress};
 use cocoon_settlement::chain::Chain;
 use cocoon_settlement::ledger::KeptReceipt;
 use std::collections::BTreeMap;
@@ -110,35 +111,63 @@ impl NodeView for View {
         Ok(status)
     }
 
-    async fn receipt(&self, key: ReceiptKey) -> Result<Option<ReceiptDocument>, GatewayError> {
-        let Some(cashier) = &self.cashier else {
+    async fn receipt(
+        &self,
+        key: ReceiptKey,
+        opening: Opening,
+    ) -> Result<Option<ReceiptDocument>, GatewayError> {
+        // Only who pays keeps receipts to be shown; a worker's are leaves of its batches.
+        let Some(cashier) = self.cashier.as_ref().filter(|_| self.settler.is_none()) else {
             return Ok(None);
         };
-        let kept = match key {
-            ReceiptKey::Job(job) => {
-                let mut kept = None;
-                for attempt in 0..MAX_ATTEMPTS {
-                    let found = ask(cashier, FindReceipt(attempt_id(job, attempt)))
-                        .await
-                        .map_err(from_ask)?
-                        .map_err(internal)?;
-                    kept = kept.or(found);
-                }
-                kept
-            }
-            ReceiptKey::Leaf(leaf) => ask(cashier, ListReceipts)
-                .await
-                .map_err(from_ask)?
-                .map_err(internal)?
-                .into_iter()
-                .find(|kept| {
-                    SignedReceipt::decode(&kept.receipt).is_ok_and(|signed| signed.leaf() == leaf)
-                }),
+        let queries = match key {
+            ReceiptKey::Job(job) => (0..MAX_ATTEMPTS)
+                .map(|attempt| FindReceipt::Job(attempt_id(job, attempt)))
+                .collect(),
+            ReceiptKey::Leaf(leaf) => vec![FindReceipt::Leaf(leaf)],
         };
+        let mut kept = None;
+        for query in queries {
+            let found = ask(cashier, query).await.map_err(from_ask)?;
+            kept = kept.or(found.map_err(internal)?);
+        }
         match kept {
-            Some(kept) => self.document(kept).await.map(Some),
+            Some(kept) => self.document(cashier, kept, opening).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    async fn attestations(
+        &self,
+        model: Option<&str>,
+    ) -> Result<Vec<WorkerAttestation>, GatewayError> {
+        let Some(attestor) = &self.attestor else {
+            return Ok(Vec::new());
+        };
+        let entries = ask(&self.directory, ListWorkers).await.map_err(from_ask)?;
+        let mut attestations = Vec::new();
+        for entry in entries {
+            let serves = |terms: &ModelTerms| model.is_none_or(|model| terms.id == model);
+            let verified = matches!(entry.standing, Standing::Verified { .. });
+            if !verified || !entry.advert.models.iter().any(serves) {
+                continue;
+            }
+            if attestations.len() >= MAX_ATTESTATIONS {
+                break;
+            }
+            let peer = entry.advert.peer;
+            let accepted = ask(attestor, AcceptedOf(peer)).await.map_err(from_ask)?;
+            // It may have gone in between.
+            let Some(accepted) = accepted else { continue };
+            let models = entry.advert.models.iter().map(|terms| terms.id.clone());
+            attestations.push(WorkerAttestation {
+                peer,
+                models: models.collect(),
+                bundle: accepted.bundle.clone(),
+                verdict: accepted.verdict.clone(),
+            });
+        }
+        Ok(attestations)
     }
 
     async fn admin(&self, command: AdminCommand) -> Result<(), GatewayError> {
@@ -251,24 +280,33 @@ impl View {
         }
     }
 
-    async fn document(&self, kept: KeptReceipt) -> Result<ReceiptDocument, GatewayError> {
+    async fn document(
+        &self,
+        cashier: &Address<Cashier>,
+        kept: KeptReceipt,
+        opening: Opening,
+    ) -> Result<ReceiptDocument, GatewayError> {
         let signed = SignedReceipt::decode(&kept.receipt).map_err(internal)?;
         let receipt = signed.verify().map_err(internal)?;
-        let evidence = match &self.attestor {
-            Some(attestor) => ask(attestor, AcceptedOf(kept.worker))
-                .await
-                .map_err(from_ask)?
-                .filter(|accepted| accepted.bundle.claims.digest() == receipt.evidence)
-                .map(|accepted| STANDARD.encode(accepted.bundle.encode())),
-            None => None,
-        };
+        let evidence = ask(cashier, FindEvidence(receipt.evidence))
+            .await
+            .map_err(from_ask)?
+            .map_err(internal)?;
+        let beacon = evidence
+            .as_ref()
+            .map(|evidence| EvidenceBundle::decode(&evidence.bundle))
+            .transpose()
+            .map_err(internal)?
+            .map(|bundle| bundle.claims.beacon.into());
         Ok(ReceiptDocument {
             format: RECEIPT_FORMAT.to_owned(),
             id: signed.leaf().to_string(),
             job: kept.job.to_string(),
             network: self.network.clone(),
             signed_receipt: STANDARD.encode(&kept.receipt),
-            evidence,
+            evidence: evidence.map(|evidence| STANDARD.encode(evidence.bundle)),
+            beacon,
+            salt: (opening == Opening::Open).then(|| kept.salt.reveal()),
         })
     }
 }

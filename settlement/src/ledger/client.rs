@@ -8,7 +8,7 @@ use cocoon_protocol::{
 use ed25519_dalek::SigningKey;
 
 use super::client_evidence::{self, KeptEvidence, MAX_KEPT_EVIDENCE, ReceiptFile};
-use super::client_records::ByWorker;
+use super::client_records::{ByLeaf, ByWorker};
 use super::jobs::{self, INTERRUPTED, JobEnd, JobRecord, Side};
 use super::{
     ClientChannel, ClientChannelState, KeptReceipt, LedgerError, MAX_CLIENT_CHANNELS, SignedPart,
@@ -345,6 +345,10 @@ impl<S: Store> ClientLedger<S> {
                 receipt: file.receipt.encode(),
                 salt: file.salt,
             });
+            batch.put(&ByLeaf {
+                leaf: file.receipt.leaf(),
+                job: *job,
+            });
             let limit = MAX_KEPT_EVIDENCE;
             client_evidence::keep(&self.store, &mut batch, &file.evidence, now, limit)?;
         }
@@ -383,6 +387,17 @@ impl<S: Store> ClientLedger<S> {
     /// The store's failure.
     pub fn receipt(&self, job: &JobId) -> Result<Option<KeptReceipt>, LedgerError> {
         Ok(load(&self.store, job.as_bytes())?)
+    }
+
+    /// The receipt of that name: `SignedReceipt::leaf`.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn receipt_by_leaf(&self, leaf: &Digest) -> Result<Option<KeptReceipt>, LedgerError> {
+        match load::<ByLeaf>(&self.store, leaf.as_bytes())? {
+            Some(found) => self.receipt(&found.job),
+            None => Ok(None),
+        }
     }
 
     /// The evidence of that digest, unless it had to make room.

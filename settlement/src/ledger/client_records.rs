@@ -7,8 +7,8 @@ use cocoon_protocol::{
 
 use super::jobs::{read_peer, write_channel};
 use super::{
-    CLIENT_BY_WORKER, CLIENT_CHANNELS, CLIENT_RECEIPTS, channel_key, read_channel, read_digest,
-    whole_key,
+    CLIENT_BY_WORKER, CLIENT_CHANNELS, CLIENT_RECEIPTS, CLIENT_RECEIPTS_BY_LEAF, channel_key,
+    read_channel, read_digest, whole_key,
 };
 use crate::contract::ChannelTerms;
 use crate::store::{Column, Reader, Record, RecordError, Writer};
@@ -261,6 +261,33 @@ impl Record for KeptReceipt {
             at: UnixMillis::from_millis(fields.u64()?),
             receipt: fields.bytes()?.to_vec(),
             salt: Salt::from_bytes(fields.fixed()?),
+        })
+    }
+}
+
+/// Finds a receipt by its name. Column `client.receipts.by_leaf`, key: leaf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ByLeaf {
+    pub leaf: Digest,
+    pub job: JobId,
+}
+
+impl Record for ByLeaf {
+    const COLUMN: Column = CLIENT_RECEIPTS_BY_LEAF;
+    const VERSION: u8 = 1;
+
+    fn key(&self) -> Vec<u8> {
+        self.leaf.as_bytes().to_vec()
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.fixed(self.job.as_bytes());
+    }
+
+    fn read(_version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            leaf: whole_key(key, read_digest)?,
+            job: JobId::from_bytes(fields.fixed()?),
         })
     }
 }

@@ -82,6 +82,8 @@ const CLIENT_CHANNELS: Column = Column::new("client.channels");
 const CLIENT_BY_WORKER: Column = Column::new("client.channels.by_worker");
 /// Key: job id.
 const CLIENT_RECEIPTS: Column = Column::new("client.receipts");
+/// Key: leaf of the receipt.
+const CLIENT_RECEIPTS_BY_LEAF: Column = Column::new("client.receipts.by_leaf");
 /// Key: digest of the evidence.
 const CLIENT_EVIDENCE: Column = Column::new("client.evidence");
 /// Key: when it was filed (u64 BE, ms) ‖ digest. An index: no fields.
@@ -103,6 +105,7 @@ pub const SCHEMA: Schema = Schema {
         CLIENT_CHANNELS,
         CLIENT_BY_WORKER,
         CLIENT_RECEIPTS,
+        CLIENT_RECEIPTS_BY_LEAF,
         CLIENT_EVIDENCE,
         CLIENT_EVIDENCE_BY_AGE,
     ],

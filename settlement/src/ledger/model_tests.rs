@@ -418,6 +418,9 @@ fn a_clients_job_ends_once_and_keeps_its_receipt() {
     ));
     let kept = ledger.receipt(&job(1)).unwrap().unwrap();
     assert_eq!(kept.salt, signed.salt);
+    let by_leaf = ledger.receipt_by_leaf(&signed.receipt.leaf()).unwrap();
+    assert_eq!(by_leaf.as_ref(), Some(&kept));
+    assert_eq!(ledger.receipt_by_leaf(&Digest::ZERO).unwrap(), None);
     let shown = ledger.evidence(&evidence(1).claims.digest()).unwrap();
     assert_eq!(shown.unwrap().bundle, evidence(1).encode());
     assert_eq!(kept.receipt, signed.receipt.encode());

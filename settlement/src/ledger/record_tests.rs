@@ -14,7 +14,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::client_evidence::ByAge;
-use super::client_records::ByWorker;
+use super::client_records::{ByLeaf, ByWorker};
 use super::jobs::OpenJob;
 use super::testing::{address, at, job, peer, ton};
 use super::worker_records::Head;
@@ -227,6 +227,7 @@ proptest! {
             reads_back(&KeptEvidence { digest, at: at(a), bundle: vec![7; bytes] });
         }
         reads_back(&ByAge { at: at(a), digest });
+        reads_back(&ByLeaf { leaf: digest, job: entry.job });
     }
 }
 
@@ -338,6 +339,10 @@ fn any_bytes_are_kept_evidence_or_an_error() {
         });
     }
     fuzz(&ByAge { at: at(3), digest });
+    fuzz(&ByLeaf {
+        leaf: digest,
+        job: job(1),
+    });
 }
 
 #[test]
