@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, receipt, run, status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -37,6 +37,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Check a receipt, factor by factor; exit 0 only if it is verified
     Verify(verify::VerifyArgs),
+    /// Show, check, export and recount receipts
+    Receipt(receipt::ReceiptArgs),
     /// Run a whole network on this machine: a prompt, its payment, its settlement
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
@@ -66,6 +68,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Chat(args) => chat::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Receipt(args) => receipt::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(args),
@@ -106,6 +109,11 @@ mod tests {
             "cocoon status --json",
             "cocoon verify -",
             "cocoon verify receipt.json --evidence simulated --chain-url http://127.0.0.1:1",
+            "cocoon verify receipt.json --offline --block 7:0000000000000000000000000000000000000000000000000000000000000000",
+            "cocoon receipt show chatcmpl-00 --json",
+            "cocoon receipt verify receipt.json --json",
+            "cocoon receipt export 00 --out receipt.json --open --gateway http://127.0.0.1:1",
+            "cocoon receipt recount receipt.json --model m.gguf --request a.json --response b.json --json",
             "cocoon demo --model m.gguf --keep",
             "cocoon config --check",
             "cocoon bench engine --model m.gguf --json",

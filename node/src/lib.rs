@@ -25,6 +25,7 @@ pub mod http;
 pub mod local_mesh;
 pub mod net;
 pub mod receipt_check;
+pub mod receipt_recount;
 pub mod secret_file;
 pub mod signals;
 pub mod suggest;

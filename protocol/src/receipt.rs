@@ -211,6 +211,12 @@ impl SignedReceipt {
         Ok(Verified::after_the_check(receipt))
     }
 
+    /// Exactly what [`Self::signature`] is over: [`RECEIPT_DOMAIN`] and the receipt.
+    #[must_use]
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        signed_bytes(&self.receipt)
+    }
+
     /// Its leaf in the settlement batch, which is also the receipt's name.
     #[must_use]
     pub fn leaf(&self) -> Digest {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod devnet;
 pub mod model;
+pub mod receipt;
 pub mod run;
 pub mod status;
 pub mod verify;

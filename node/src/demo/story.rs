@@ -15,7 +15,7 @@ use crate::command::demo::DemoArgs;
 use crate::command::{status, verify};
 use crate::gateway_client::{AnswerDetails, ChatPart, ClientError};
 use crate::local_mesh::{Launcher, Node, Process, fund, verified_workers};
-use crate::receipt_check::{Opened, check};
+use crate::receipt_check::{Block, Opened, check};
 use crate::terminal::{plain, short_peer};
 use crate::{config, trust};
 
@@ -316,15 +316,17 @@ async fn verify_receipt(mesh: &DemoMesh, answer: &AnswerDetails) -> Result<(), D
     };
     let verifier =
         trust::verifier(&config).map_err(|error| wrong("the policy", error.to_string()))?;
-    let mut beacons = Vec::new();
-    if let Some(claimed) = opened.claimed_beacon() {
-        let block = mesh.chain.block(claimed.seqno).await?;
-        beacons.push(Beacon {
-            seqno: block.seqno,
-            hash: block.hash,
-        });
-    }
-    let report = check(&opened, &verifier, &beacons);
+    let block = match opened.claimed_beacon() {
+        None => Block::Unknown("the document holds no evidence".to_owned()),
+        Some(claimed) => {
+            let block = mesh.chain.block(claimed.seqno).await?;
+            Block::Known(Beacon {
+                seqno: block.seqno,
+                hash: block.hash,
+            })
+        }
+    };
+    let report = check(&opened, &verifier, &block);
     print!("{}", verify::render(&report));
     if report.verified {
         Ok(())
