@@ -12,8 +12,8 @@ use super::{CLIENT_EVIDENCE, CLIENT_EVIDENCE_BY_AGE, LedgerError, read_digest, w
 use crate::store::record::MAX_FIELD_BYTES;
 use crate::store::{Column, Reader, Record, RecordError, Store, WriteBatch, Writer, load};
 
-/// Evidence bundles that a client keeps. Real ones have some 30 kB, so this is some 120 MB; the largest allowed
-/// make it 1 GiB.
+/// Evidence bundles that a client keeps. With some 30 kB each this is 120 MB; the largest that are allowed make it
+/// 1 GiB.
 pub const MAX_KEPT_EVIDENCE: usize = 4_096;
 
 /// Pieces in which a bundle is written.

@@ -13,8 +13,8 @@ use cocoon_protocol::negotiation::{
 use cocoon_protocol::receipt::{Receipt, SignedReceipt};
 use cocoon_protocol::session::SessionBinding;
 use cocoon_protocol::{
-    ClientFrame, FinishReason, JobError, JobId, JobRequest, ModelTerms, NanoTon, OfferId, PeerId,
-    Salt, TonAddress, WorkerFrame,
+    ClientFrame, Digest, FinishReason, JobError, JobId, JobRequest, ModelTerms, NanoTon, OfferId,
+    PeerId, Salt, TonAddress, WorkerFrame,
 };
 use libp2p::Multiaddr;
 use rand::SeedableRng;
