@@ -174,7 +174,11 @@ pub(super) fn open_texts(path: &Path) -> Result<Checkpoint, EngineError> {
         folder: path,
         read: Vec::new(),
     };
-    let (config, generation, texts) = small_files(&mut reader)?;
+    let Small {
+        config,
+        generation,
+        texts,
+    } = small_files(&mut reader)?;
     Ok(Checkpoint {
         path: path.to_owned(),
         digest: Digest::ZERO,
@@ -187,10 +191,17 @@ pub(super) fn open_texts(path: &Path) -> Result<Checkpoint, EngineError> {
     })
 }
 
-/// `config.json`, `generation_config.json`, and the tokenizer's.
-fn small_files(
-    reader: &mut Reader<'_>,
-) -> Result<(Map<String, Value>, Map<String, Value>, Texts), CheckpointError> {
+/// What is read of a folder besides its weights.
+struct Small {
+    /// `config.json`.
+    config: Map<String, Value>,
+    /// `generation_config.json`.
+    generation: Map<String, Value>,
+    /// The tokenizer's.
+    texts: Texts,
+}
+
+fn small_files(reader: &mut Reader<'_>) -> Result<Small, CheckpointError> {
     let mut config = reader
         .object("config.json", MAX_CONFIG_BYTES)?
         .ok_or_else(|| CheckpointError::NotAModel {
@@ -201,7 +212,11 @@ fn small_files(
         .object("generation_config.json", MAX_CONFIG_BYTES)?
         .unwrap_or_default();
     let texts = texts(reader)?;
-    Ok((config, generation, texts))
+    Ok(Small {
+        config,
+        generation,
+        texts,
+    })
 }
 
 pub(super) fn open(
@@ -212,7 +227,11 @@ pub(super) fn open(
         folder: path,
         read: Vec::new(),
     };
-    let (config, generation, texts) = small_files(&mut reader)?;
+    let Small {
+        config,
+        generation,
+        texts,
+    } = small_files(&mut reader)?;
     let architecture = config::architecture(&config).unwrap_or_default();
     if !KNOWN_ARCHITECTURES.contains(&architecture) {
         return Err(CheckpointError::Architecture {

@@ -33,7 +33,7 @@ pub enum ReceiptAction {
     /// Print what a receipt says; exit 0 only if the key that it names has signed it
     Show(ShowArgs),
     /// Check a receipt, factor by factor; exit 0 only if it is verified. The same as `cocoon verify`
-    Verify(VerifyArgs),
+    Verify(Box<VerifyArgs>),
     /// Fetch a receipt with all that it takes to check it years later
     Export(ExportArgs),
     /// Count again what a receipt bills; exit 0 only if it bills no more than was there
