@@ -17,6 +17,7 @@
 //! used, and what does not fit is an [`EngineError`].
 
 mod burn_engine;
+pub mod canary;
 pub mod checkpoint;
 mod decoder;
 pub mod device_ceiling;
