@@ -43,6 +43,8 @@ pub struct WorkerLife {
     pub slots: u16,
     /// Digest of the guest's configuration.
     pub config: Digest,
+    /// Digest of the model's answers to the known questions, asked once at the start of this process.
+    pub canary: Digest,
     /// Where it is paid.
     pub payout: TonAddress,
     /// Its ledger contract.
@@ -145,7 +147,7 @@ impl WorkerLife {
             model,
             config: self.config,
             gpu_evidence: Digest::ZERO,
-            canary: Digest::ZERO,
+            canary: self.canary,
             beacon: Beacon {
                 seqno: head.seqno,
                 hash: head.hash,

@@ -33,6 +33,7 @@
 pub mod admission;
 pub mod budget;
 pub mod cache;
+pub mod facts;
 pub mod launch;
 pub mod measurement;
 pub mod policy;

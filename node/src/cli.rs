@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, doctor, model, run, status, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -43,6 +43,8 @@ pub enum Command {
     Model(model::ModelArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
+    /// Say what this machine lacks to run a worker, and how to mend it; exit 0 only if nothing is missing
+    Doctor(Box<doctor::DoctorArgs>),
     /// Print the configuration in force and where each value comes from
     Config(config::ConfigArgs),
 }
@@ -69,6 +71,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Config(args) => config::run(args),
     }
 }
@@ -108,6 +111,8 @@ mod tests {
             "cocoon verify receipt.json --evidence simulated --chain-url http://127.0.0.1:1",
             "cocoon demo --model m.gguf --keep",
             "cocoon config --check",
+            "cocoon doctor --json",
+            "cocoon doctor --root /mnt/guest --evidence tdx --model-path /models/m.gguf --thorough",
             "cocoon bench engine --model m.gguf --json",
             "cocoon bench engine --model m --device cuda --batches 1,8",
             "cocoon model pull",
@@ -116,6 +121,8 @@ mod tests {
             "cocoon model show ./model.gguf --memory 24GiB --json",
             "cocoon model verify m --json",
             "cocoon model remove m --yes",
+            "cocoon model canary m --json",
+            "cocoon model canary m --upstream http://127.0.0.1:8000/v1 --upstream-model n",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

@@ -9,6 +9,7 @@
 //! | [`gateway_client`], [`receipt_check`] | what `chat`, `status` and `verify` are made of |
 //! | [`net`] | the libp2p swarm |
 //! | [`telemetry`] | logs and metrics |
+//! | [`doctor`] | what a machine lacks to run a worker |
 //! | [`wiring`] | roles put together |
 //! | [`local_mesh`], [`demo`] | a whole network of processes, and its tour |
 //!
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod gateway_client;
 pub mod http;
 pub mod local_mesh;

@@ -2,7 +2,7 @@
 
 use crate::support::chain::TestChain;
 use crate::support::model::{MODEL, Scripted};
-use crate::support::nodes::{CLIENT, Client, Worker, WorkerSetup, model_terms, price};
+use crate::support::nodes::{CLIENT, Client, Worker, WorkerSetup, canary, model_terms, price};
 use crate::support::port::Hub;
 use crate::support::{job, nano, peer, system, until};
 use cocoon_actors::ask::{Address, ask, tell};
@@ -92,6 +92,7 @@ fn a_worker_is_found_and_verified_and_its_evidence_is_kept() {
         let kept = kept.unwrap();
         assert!(kept.verdict.accepted());
         assert_eq!(kept.bundle.claims.digest(), entries[0].advert.evidence);
+        assert_eq!(kept.bundle.claims.canary, canary());
         let models = client.port.models().await.unwrap();
         assert_eq!(models.len(), 1);
         assert_eq!((models[0].id.as_str(), models[0].workers), (MODEL, 1));

@@ -42,8 +42,8 @@ pub use pins::{PINS, Pin, pins_of};
 
 /// Precedes the answers in what is hashed.
 pub const CANARY_DOMAIN: &[u8] = b"cocoon/canary/v1\0";
-/// Tokens of one answer at most. Enough for an error in the first ones to show in the later ones.
-pub const MAX_ANSWER_TOKENS: u32 = 16;
+/// Tokens of one answer at most. Few, since a worker waits for them at each start; after a wrong one the next are others.
+pub const MAX_ANSWER_TOKENS: u32 = 8;
 /// Steps without a token that one answer may take: pieces of its prompt.
 const MAX_SILENT_STEPS: u32 = 4_096;
 

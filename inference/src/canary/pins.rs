@@ -36,11 +36,11 @@ pub const PINS: &[Pin] = &[Pin {
     name: "SmolLM2-135M-Instruct.Q4_1",
     model: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     device: "processor",
-    digest: "1f27bc4fac0d87fb45bf459da59fd7d08460f84240d71e93912a3182bc105ba8",
+    digest: "b03d82488c6651ed010e345d4684f65d2aad9186c860b7b02eb78edf491c13b3",
     answers: [
-        "The days of the week are: Monday, Tuesday, Wednesday, Thursday, Friday",
-        "The Japanese phrase \"你好\" is a colloquial expression used to address",
-        "def fibonacci(n):\n    if n < 2:\n        return n",
+        "The days of the week are: Monday",
+        "The Japanese phrase \"你好",
+        "def fibonacci(n):\n    if",
         "The answer is 42.",
     ],
 }];

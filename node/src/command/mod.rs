@@ -1,10 +1,12 @@
 //! What `cocoon <command>` does, one file each.
 
 pub mod bench;
+pub mod canary;
 pub mod chat;
 pub mod config;
 pub mod demo;
 pub mod devnet;
+pub mod doctor;
 pub mod model;
 pub mod run;
 pub mod status;
@@ -54,6 +56,9 @@ pub enum CommandError {
         #[source]
         source: cocoon_inference::EngineError,
     },
+    /// The model does not answer the known questions.
+    #[error(transparent)]
+    Canary(cocoon_inference::canary::CanaryError),
     /// No such device, or none in this build.
     #[error("no CUDA here: build with `--features cuda`, on a machine with a driver and NVRTC")]
     NoCuda,

@@ -14,6 +14,7 @@ use comfy_table::{ContentArrangement, Table};
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::canary::{self, CanaryArgs};
 use super::{CommandError, CommandResult};
 use crate::suggest;
 use crate::terminal::{HEADER_LINE, plain};
@@ -37,6 +38,8 @@ pub enum ModelAction {
     Show(ShowArgs),
     /// Read a model again and compare it with what was recorded; exit 0 only if it is the same
     Verify(VerifyArgs),
+    /// Ask a model the questions whose answers are known and print their digest; exit 0 unless it is wrong
+    Canary(CanaryArgs),
     /// Delete a model
     Remove(RemoveArgs),
 }
@@ -114,6 +117,7 @@ pub fn run(args: &ModelArgs) -> CommandResult {
         ModelAction::List(args) => list(&store, args),
         ModelAction::Show(args) => show(&store, args),
         ModelAction::Verify(args) => verify(&store, args),
+        ModelAction::Canary(args) => canary::run(&store, args),
         ModelAction::Remove(args) => remove(&store, args),
     }
 }

@@ -65,6 +65,9 @@ pub struct Config {
     pub upstream: Option<String>,
     /// The name under which it serves the model.
     pub upstream_model: Option<String>,
+    /// Digest that the model's answers to the known questions must have, 64 hexadecimal digits; what this program
+    /// knows of the model if absent.
+    pub canary: Option<String>,
     /// Price of a prompt token, nanoTON.
     pub price_input_nanoton: u64,
     /// Price of a generated token, nanoTON.
@@ -108,6 +111,7 @@ impl Default for Config {
             speculation: 0,
             upstream: None,
             upstream_model: None,
+            canary: None,
             price_input_nanoton: 20,
             price_output_nanoton: 160,
             slots: 1,

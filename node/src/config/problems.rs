@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use cocoon_inference::upstream::LoopbackUrl;
+use cocoon_protocol::Digest;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
@@ -330,6 +331,16 @@ fn worker(check: &mut Check<'_>, config: &Config) {
         ),
     }
     upstream(check, config);
+    if let Some(canary) = &config.canary
+        && canary.parse::<Digest>().is_err()
+    {
+        check.wrong(
+            "canary",
+            canary,
+            "not a digest of 64 hexadecimal digits",
+            "copy the line that `cocoon model canary MODEL` prints",
+        );
+    }
     if config.slots == 0 {
         check.wrong(
             "slots",

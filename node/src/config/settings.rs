@@ -79,7 +79,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 25] = [
+pub const SETTINGS: [Setting; 26] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -95,6 +95,7 @@ pub const SETTINGS: [Setting; 25] = [
     setting("speculation", SettingKind::Number),
     setting("upstream", SettingKind::Text),
     setting("upstream_model", SettingKind::Text),
+    setting("canary", SettingKind::Text),
     setting("price_input_nanoton", SettingKind::Number),
     setting("price_output_nanoton", SettingKind::Number),
     setting("slots", SettingKind::Number),
@@ -178,6 +179,11 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_model: Option<String>,
+    /// Worker: digest that the model's answers to the known questions must have, as `cocoon model canary` prints
+    /// it [default: what this program knows of the model]
+    #[arg(long, value_name = "HEX")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
     /// Worker: price of a prompt token, nanoTON [default: 20]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::WiringError;
+use super::canary;
 use super::chain::ChainSide;
 use super::engine;
 use super::keys::Keys;
@@ -57,6 +58,7 @@ const OFFER_LIFETIME_MS: u64 = 6_000;
 pub(super) struct LoadedWorker {
     engine: Arc<dyn cocoon_inference::Engine>,
     source: Arc<dyn EvidenceSource>,
+    canary: Digest,
 }
 
 /// What the actors are made of.
@@ -90,8 +92,8 @@ pub(super) struct Actors {
     arbiters: Vec<Arbiter>,
 }
 
-/// Reads the model and finds the source of evidence. Before anything is started, since it takes
-/// seconds and may fail.
+/// Reads the model, puts the known questions to it and finds the source of evidence. Before anything is
+/// started, since it takes seconds and may fail.
 pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWorker, WiringError> {
     let path = config.model_path.clone().ok_or(WiringError::Lacks {
         role: "worker",
@@ -108,7 +110,12 @@ pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWo
         runs_on = %about.runs_on,
         "model loaded"
     );
-    Ok(LoadedWorker { engine, source })
+    let canary = canary::check(config, Arc::clone(&engine)).await?;
+    Ok(LoadedWorker {
+        engine,
+        source,
+        canary,
+    })
 }
 
 #[cfg_attr(not(feature = "simulated-evidence"), allow(unused_variables))]
@@ -401,6 +408,7 @@ fn add_worker(
             chain: chain.chain,
             slots: config.slots,
             config: guest_config(&about.id, Path::new(&config.network)),
+            canary: worker.canary,
             models,
             payout: chain.address,
             ledger: ledger_address,

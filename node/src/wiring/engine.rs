@@ -13,7 +13,7 @@ use super::WiringError;
 use crate::config::{Config, EngineDevice};
 
 /// Loads the model, or finds the server that computes it. Either way the file is read for its digest.
-pub(super) async fn load(config: &Config, path: &Path) -> Result<Arc<dyn Engine>, WiringError> {
+pub(crate) async fn load(config: &Config, path: &Path) -> Result<Arc<dyn Engine>, WiringError> {
     let id = config.model_id.clone();
     let upstream = match (&config.upstream, &config.upstream_model) {
         (None, _) => None,

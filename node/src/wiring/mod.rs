@@ -9,9 +9,10 @@
 //! needed for safety, only for manners.
 
 mod actors;
+mod canary;
 mod chain;
-mod engine;
-mod keys;
+pub(crate) mod engine;
+pub(crate) mod keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -117,6 +118,12 @@ pub enum WiringError {
         /// Why not.
         source: EngineError,
     },
+    /// The model does not answer as it must.
+    #[error(transparent)]
+    Canary(#[from] cocoon_inference::canary::CanaryError),
+    /// A pinned digest that is none.
+    #[error("canary = {0:?} is not a digest; copy the line that `cocoon model canary` prints")]
+    NotADigest(String),
     /// The configuration lacks something that the role needs.
     #[error("a {role} needs `{setting}`")]
     Lacks {

@@ -190,6 +190,7 @@ impl Worker {
                 models: vec![terms],
                 slots,
                 config: Digest::sha256(b"configuration"),
+                canary: canary(),
                 payout: wallet(seed).address(),
                 ledger: wallet(seed).address(),
                 attestor: attestor.clone(),
@@ -213,6 +214,11 @@ impl Worker {
             _directory: disk,
         }
     }
+}
+
+/// What the workers' models answered to the known questions.
+pub fn canary() -> Digest {
+    Digest::sha256(b"canary")
 }
 
 pub struct Client {
