@@ -69,7 +69,8 @@ pub(super) fn run(store: &Store, args: &CanaryArgs) -> CommandResult {
         ..Config::default()
     };
     let engine = block_on(async { Ok(engine::load(&config, &path).await?) })?;
-    let canary = canary::ask(engine.as_ref()).map_err(CommandError::Canary)?;
+    let canary =
+        canary::ask(engine.as_ref()).map_err(|error| CommandError::Canary(error.into()))?;
     let about = engine.describe();
     let known = canary.check_known(about.digest);
     let answered = Answered {

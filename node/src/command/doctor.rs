@@ -10,7 +10,9 @@ use comfy_table::{ContentArrangement, Table};
 
 use super::{CommandError, CommandResult, FAILURE, block_on};
 use crate::config::{Config, ConfigError, Effective, Environment, Flags, NodeRole};
-use crate::doctor::{ChainView, Live, Machine, OnlyFiles, Outcome, Patient, Place, Report, examine};
+use crate::doctor::{
+    ChainView, Live, Machine, OnlyFiles, Outcome, Patient, Place, Report, examine,
+};
 use crate::terminal::plain;
 use crate::wiring::keys;
 
@@ -75,13 +77,15 @@ pub fn run(args: &DoctorArgs) -> CommandResult {
 /// With the files that the configuration names where they are here.
 fn rooted(effective: &Effective, place: &Place) -> Effective {
     let mut rooted = effective.clone();
-    for path in [&mut rooted.config.model_path, &mut rooted.config.policy_path] {
+    for path in [
+        &mut rooted.config.model_path,
+        &mut rooted.config.policy_path,
+    ] {
         *path = path.take().map(|path| place.path(path));
     }
     rooted
 }
 
-/// A relative path stays relative to where the doctor was called.
 fn ask_chain(config: &Config) -> Result<ChainView, CommandError> {
     // A key that cannot be read has a finding of its own, under the data directory.
     let key = keys::wallet_key(&config.data_dir).unwrap_or(None);

@@ -58,7 +58,7 @@ pub enum CommandError {
     },
     /// The model does not answer the known questions.
     #[error(transparent)]
-    Canary(cocoon_inference::canary::CanaryError),
+    Canary(Box<cocoon_inference::canary::CanaryError>),
     /// No such device, or none in this build.
     #[error("no CUDA here: build with `--features cuda`, on a machine with a driver and NVRTC")]
     NoCuda,

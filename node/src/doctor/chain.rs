@@ -67,7 +67,12 @@ pub(super) fn examine(patient: &Patient<'_>) -> Vec<Finding> {
     );
     let wallet = Look::at(
         "wallet",
-        patient.config.data_dir.join("wallet-key").display().to_string(),
+        patient
+            .config
+            .data_dir
+            .join("wallet-key")
+            .display()
+            .to_string(),
         "settling costs a little TON: 0.05 for the ledger contract, then about 0.0004 for each batch",
     );
     if patient.config.role == Some(NodeRole::Bootstrap) {

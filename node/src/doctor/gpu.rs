@@ -21,7 +21,11 @@ fn not_wanted(patient: &Patient<'_>) -> Option<&'static str> {
 }
 
 fn driver(patient: &Patient<'_>) -> Finding {
-    let look = Look::at("nvidia driver", DRIVER, "device = \"cuda\" computes through it");
+    let look = Look::at(
+        "nvidia driver",
+        DRIVER,
+        "device = \"cuda\" computes through it",
+    );
     if let Some(why) = not_wanted(patient) {
         return look.not_applicable(why);
     }
@@ -60,10 +64,9 @@ fn confidential(patient: &Patient<'_>) -> Finding {
         None => look.not_applicable(patient.not_live()),
         Some(Ok(ran)) => match (ran.ok, status(&ran.said).as_deref()) {
             (true, Some("ON")) => look.ok("on"),
-            (true, Some("DEVTOOLS")) => look.missing(
-                "devtools: on, but with debugging that lets the host in",
-                on,
-            ),
+            (true, Some("DEVTOOLS")) => {
+                look.missing("devtools: on, but with debugging that lets the host in", on)
+            }
             (true, Some(other)) => look.missing(format!("{other:?}"), on),
             (true, None) => look.missing("an answer without a status", on),
             (false, _) => look.missing("refused: this card or driver has no such mode", on),

@@ -223,7 +223,11 @@ fn quote(patient: &Patient<'_>) -> (Finding, Finding, Option<Vec<u8>>) {
     }
     let reports = patient.place.path(TSM_REPORTS);
     match patient.machine.tsm_report(&reports, PROVIDER) {
-        None => (from_files(provider, &reports), quote.not_applicable(patient.not_live()), None),
+        None => (
+            from_files(provider, &reports),
+            quote.not_applicable(patient.not_live()),
+            None,
+        ),
         Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => (
             provider.missing(
                 "no report may be made by this user",

@@ -45,13 +45,16 @@ fn directory(patient: &Patient<'_>) -> Finding {
     };
     for secret in SECRETS {
         match Token::load(&here.join(secret)) {
-            Err(SecretFileError::Io { source, .. })
-                if source.kind() == io::ErrorKind::NotFound => {}
+            Err(SecretFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            }
             Err(SecretFileError::Exposed { mode, .. }) => {
                 let file = path.join(secret);
                 return look.missing(
                     format!("{secret} can be read by others (mode {mode:03o})"),
-                    format!("chmod 600 {}; if others had access, make new keys", file.display()),
+                    format!(
+                        "chmod 600 {}; if others had access, make new keys",
+                        file.display()
+                    ),
                 );
             }
             Err(error) => {
@@ -69,7 +72,9 @@ fn directory(patient: &Patient<'_>) -> Finding {
             format!("chmod 700 {}; the next start does it", path.display()),
         );
     }
-    look.ok(format!("mode {mode:03o}, keys readable by their owner alone"))
+    look.ok(format!(
+        "mode {mode:03o}, keys readable by their owner alone"
+    ))
 }
 
 fn disk(patient: &Patient<'_>) -> Finding {
@@ -108,12 +113,7 @@ fn disk(patient: &Patient<'_>) -> Finding {
 
 /// The fourth column of the second line (POSIX, `df -P`).
 fn free_kib(said: &str) -> Option<u64> {
-    said.lines()
-        .nth(1)?
-        .split_whitespace()
-        .nth(3)?
-        .parse()
-        .ok()
+    said.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()
 }
 
 fn huge_pages(patient: &Patient<'_>) -> Finding {

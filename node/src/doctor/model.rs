@@ -83,7 +83,10 @@ fn digest(look: Look, contents: &Contents, record: Option<&Record>) -> Finding {
             look.ok(format!("{about}, as recorded when it was pulled"))
         }
         Some(record) => look.missing(
-            format!("{about}, but {} was recorded when it was pulled", record.digest),
+            format!(
+                "{about}, but {} was recorded when it was pulled",
+                record.digest
+            ),
             "it was changed or damaged since: cocoon model remove, cocoon model pull",
         ),
         None => look.ok(format!("{about}, of which no store has a record")),

@@ -16,10 +16,7 @@ use crate::config::Config;
 ///
 /// A model that nobody has pinned is served with a warning: its digest is in the evidence all the same, for whoever
 /// judges that.
-pub(super) async fn check(
-    config: &Config,
-    engine: Arc<dyn Engine>,
-) -> Result<Digest, WiringError> {
+pub(super) async fn check(config: &Config, engine: Arc<dyn Engine>) -> Result<Digest, WiringError> {
     let pinned = match &config.canary {
         None => None,
         Some(text) => Some(
@@ -34,9 +31,10 @@ pub(super) async fn check(
     let model = engine.describe().digest;
     let started = Instant::now();
     let asking = tokio::task::spawn_blocking(move || canary::ask(engine.as_ref()));
-    let answers = asking.await.map_err(std::io::Error::other)??;
+    let answers = asking.await.map_err(std::io::Error::other)?;
+    let answers = answers.map_err(wrong)?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let standing = compare(&answers, model, pinned)?;
+    let standing = compare(&answers, model, pinned).map_err(wrong)?;
     let digest = answers.digest();
     if standing == Standing::Unknown && pinned.is_none() {
         warn!(
@@ -52,6 +50,10 @@ pub(super) async fn check(
     Ok(digest)
 }
 
+fn wrong(error: CanaryError) -> WiringError {
+    WiringError::Canary(Box::new(error))
+}
+
 /// The operator's pin comes before the program's: it may be of a device that the program does not know.
 fn compare(
     answers: &Canary,
@@ -59,9 +61,7 @@ fn compare(
     pinned: Option<Digest>,
 ) -> Result<Standing, CanaryError> {
     match pinned {
-        Some(pinned) => answers
-            .check_pinned(pinned)
-            .map(|()| Standing::Unknown),
+        Some(pinned) => answers.check_pinned(pinned).map(|()| Standing::Unknown),
         None => answers.check_known(model),
     }
 }

@@ -120,7 +120,7 @@ pub enum WiringError {
     },
     /// The model does not answer as it must.
     #[error(transparent)]
-    Canary(#[from] cocoon_inference::canary::CanaryError),
+    Canary(Box<cocoon_inference::canary::CanaryError>),
     /// A pinned digest that is none.
     #[error("canary = {0:?} is not a digest; copy the line that `cocoon model canary` prints")]
     NotADigest(String),
