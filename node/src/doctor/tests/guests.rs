@@ -6,7 +6,7 @@ use super::named;
 use super::world::{EVENT_LOG, QUOTE, RTMR3, World, ran};
 use crate::config::EngineDevice;
 use crate::doctor::{Outcome, Ran};
-use Outcome::{Missing, NotApplicable, Ok, Warning};
+use Outcome::{Missing, NotApplicable, Ok as Fine, Warning};
 
 #[test]
 fn a_host_of_guests_is_told_from_a_guest() {
@@ -37,11 +37,11 @@ fn a_kernel_is_judged_by_what_it_shows_before_its_number() {
     let world = World::healthy();
     let kernel = |release: &str| world.write("/proc/sys/kernel/osrelease", release);
     kernel("6.16.0-rc1\n");
-    world.expect("kernel", Ok, "6.16.0-rc1");
+    world.expect("kernel", Fine, "6.16.0-rc1");
     kernel("7.0\n");
-    world.expect("kernel", Ok, "7.0");
+    world.expect("kernel", Fine, "7.0");
     kernel("6.8.0-1021-intel\n");
-    world.expect("kernel", Ok, "carried back");
+    world.expect("kernel", Fine, "carried back");
     kernel("mainline\n");
     world.expect("kernel", Warning, "no version");
     kernel("6.15.9\n");
@@ -102,19 +102,19 @@ fn a_report_that_cannot_be_made_says_why() {
 fn a_host_without_a_quoting_service_is_told_what_to_start() {
     let mut world = World::healthy();
     world.says.report = Some(Ok(("tdx_guest", Err(ErrorKind::TimedOut))));
-    world.expect("tsm provider", Ok, "tdx_guest");
+    world.expect("tsm provider", Fine, "tdx_guest");
     world.expect("quote", Missing, "none:");
     assert!(world.find("quote").next.contains("qgsd"));
     world.says.report = Some(Ok(("tdx_guest", Ok(vec![0; 1_024]))));
     world.expect("quote", Missing, "no quote with a certificate");
     world.says.report = Some(Ok(("tdx_guest", Ok(QUOTE.to_vec()))));
-    world.expect("quote", Ok, "b0c06f000000");
+    world.expect("quote", Fine, "b0c06f000000");
 }
 
 #[test]
 fn a_register_is_empty_or_somebody_was_there() {
     let world = World::healthy();
-    world.expect("rtmr3", Ok, "empty");
+    world.expect("rtmr3", Fine, "empty");
     world.write(RTMR3, [7; 48]);
     world.expect("rtmr3", Warning, "0707");
     world.write(RTMR3, [0; 32]);
@@ -126,7 +126,7 @@ fn a_register_is_empty_or_somebody_was_there() {
 #[test]
 fn an_event_log_is_one_or_is_called_something_else() {
     let world = World::healthy();
-    world.expect("event log", Ok, "65536 bytes");
+    world.expect("event log", Fine, "65536 bytes");
     world.write(EVENT_LOG, [0; 64]);
     world.expect("event log", Warning, "do not begin");
     world.write(EVENT_LOG, []);
@@ -157,10 +157,10 @@ fn a_card_in_confidential_mode_is_ready() {
     let world = with_a_card();
     world.expect(
         "nvidia driver",
-        Ok,
+        Fine,
         "NVIDIA UNIX Open Kernel Module for x86_64 590.12",
     );
-    world.expect("gpu cc mode", Ok, "on");
+    world.expect("gpu cc mode", Fine, "on");
     world.expect("memory", NotApplicable, "not in this process's memory");
     assert!(world.report().ready);
 }
@@ -181,7 +181,7 @@ fn a_card_that_lets_the_host_in_is_not() {
     assert_eq!(says(ran("CC status: DEVTOOLS\n")).0, Missing);
     assert!(says(ran("")).1.contains("without a status"));
     let refused = Ran::default();
-    assert!(says(Result::Ok(refused)).1.contains("no such mode"));
+    assert!(says(Ok(refused)).1.contains("no such mode"));
     assert!(says(Err(ErrorKind::NotFound)).1.contains("not installed"));
     assert!(
         says(Err(ErrorKind::TimedOut))

@@ -15,6 +15,7 @@ mod tiny;
 mod world;
 
 mod guests;
+mod live;
 mod parts;
 
 use self::world::World;

@@ -12,7 +12,7 @@ use ed25519_dalek::SigningKey;
 use super::world::{COLLATERAL, DATA, MODEL, NOW_S, POLICY, QUOTE, World, df, ran};
 use crate::config::{Origin, Problem};
 use crate::doctor::{ChainView, Outcome, Transport, Wallet};
-use Outcome::{Missing, NotApplicable, Ok, Warning};
+use Outcome::{Missing, NotApplicable, Ok as Fine, Warning};
 
 const DAY_S: u64 = 86_400;
 /// When the sample collateral ends: 2025-07-19T10:00:35Z.
@@ -45,21 +45,21 @@ fn what_is_wrong_with_the_configuration_comes_first() {
 #[test]
 fn a_clock_that_nobody_sets_is_told_of() {
     let mut world = World::healthy();
-    world.expect("clock source", Ok, "timesyncd");
+    world.expect("clock source", Fine, "timesyncd");
     world.remove("/run/systemd/timesync");
     world.expect("clock source", Warning, "nothing here says");
     world.says.commands.insert("timedatectl", ran("no\n"));
     world.expect("clock source", Warning, "not synchronised");
     world.says.commands.insert("timedatectl", ran("yes\n"));
-    world.expect("clock source", Ok, "synchronised");
+    world.expect("clock source", Fine, "synchronised");
 }
 
 #[test]
 fn a_clock_is_compared_with_the_chains() {
     let mut world = World::healthy();
-    world.expect("clock", Ok, "3 s old");
+    world.expect("clock", Fine, "3 s old");
     world.now_s = NOW_S - 5;
-    world.expect("clock", Ok, "2 s ahead");
+    world.expect("clock", Fine, "2 s ahead");
     world.now_s = NOW_S - 3 - 61;
     world.expect("clock", Missing, "61 s ahead");
     world.now_s = NOW_S - 3 + 301;
@@ -71,7 +71,7 @@ fn a_clock_is_compared_with_the_chains() {
 #[test]
 fn collateral_is_there_readable_and_in_force() {
     let mut world = World::healthy();
-    world.expect("collateral", Ok, "18 days left");
+    world.expect("collateral", Fine, "18 days left");
     for (now_s, outcome, said) in [
         (COLLATERAL_ENDS_S - 4 * DAY_S, Warning, "4 days left"),
         (COLLATERAL_ENDS_S - 1, Warning, "0 days left"),
@@ -105,9 +105,9 @@ fn collateral_is_of_this_platforms_family_and_as_new_as_the_policy_demands() {
         "of family 50806f000000, while this platform's is b0c06f000000",
     );
     // Without a quote there is nothing to compare with.
-    world.says.report = Some(Result::Ok(("tdx_guest", Err(ErrorKind::TimedOut))));
-    world.expect("collateral", Ok, "50806f000000");
-    world.says.report = Some(Result::Ok(("tdx_guest", Result::Ok(QUOTE.to_vec()))));
+    world.says.report = Some(Ok(("tdx_guest", Err(ErrorKind::TimedOut))));
+    world.expect("collateral", Fine, "50806f000000");
+    world.says.report = Some(Ok(("tdx_guest", Ok(QUOTE.to_vec()))));
     world.write(&format!("{DATA}/collateral.json"), COLLATERAL);
     world.policy(18);
     world.expect(
@@ -120,7 +120,7 @@ fn collateral_is_of_this_platforms_family_and_as_new_as_the_policy_demands() {
 #[test]
 fn a_policy_names_images_or_is_none() {
     let mut world = World::healthy();
-    world.expect("policy", Ok, "trusts release 1");
+    world.expect("policy", Fine, "trusts release 1");
     world.write(POLICY, "min_tcb_evalution = 3\n");
     world.expect("policy", Missing, "is not a policy");
     world.remove(POLICY);
@@ -132,7 +132,7 @@ fn a_policy_names_images_or_is_none() {
 #[test]
 fn keys_are_for_their_owner_alone() {
     let world = World::healthy();
-    world.expect("data directory", Ok, "mode 700");
+    world.expect("data directory", Fine, "mode 700");
     world.mode(DATA, 0o755);
     world.expect("data directory", Warning, "mode 755");
     let key = format!("{DATA}/wallet-key");
@@ -152,7 +152,7 @@ fn keys_are_for_their_owner_alone() {
     world.write(&key, "short");
     world.expect("data directory", Missing, "holds no token");
     world.remove(DATA);
-    world.expect("data directory", Ok, "the first start makes it");
+    world.expect("data directory", Fine, "the first start makes it");
     world.write(DATA, "");
     world.expect("data directory", Missing, "not a folder");
 }
@@ -161,7 +161,7 @@ fn keys_are_for_their_owner_alone() {
 fn a_full_disk_is_told_before_it_is_full() {
     let mut world = World::healthy();
     for (kib, outcome) in [
-        (2 << 20, Ok),
+        (2 << 20, Fine),
         ((2 << 20) - 1, Warning),
         (256 << 10, Warning),
         ((256 << 10) - 1, Missing),
@@ -177,7 +177,7 @@ fn a_full_disk_is_told_before_it_is_full() {
 #[test]
 fn a_model_must_fit_into_memory() {
     let mut world = World::healthy();
-    world.expect("memory", Ok, "64 MiB for the cache");
+    world.expect("memory", Fine, "64 MiB for the cache");
     world.config.cache_mib = 22_000;
     world.expect("memory", Warning, "22000 MiB");
     world.config.cache_mib = 25_000;
@@ -206,7 +206,7 @@ fn at(text: &str) -> SocketAddr {
 fn addresses_are_free_or_this_nodes_own() {
     let mut world = World::healthy();
     world.config.listen = vec!["/ip4/0.0.0.0/tcp/4001".to_owned()];
-    world.expect("listen address", Ok, "free");
+    world.expect("listen address", Fine, "free");
     let tcp = Transport::Tcp(at("0.0.0.0:4001"));
     for (kind, said) in [
         (ErrorKind::AddrInUse, "another program"),
@@ -224,7 +224,7 @@ fn addresses_are_free_or_this_nodes_own() {
     // A file that a killed node left behind.
     world.expect("listen address", Missing, "another program");
     world.write("/proc/4242/comm", "cocoon\n");
-    world.expect("listen address", Ok, "this node, process 4242");
+    world.expect("listen address", Fine, "this node, process 4242");
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn quic_is_tried_by_udp_and_http_by_tcp() {
     world.says.refused = vec![(Transport::Udp(at("[::]:4001")), ErrorKind::AddrInUse)];
     world.expect("listen address", Missing, "another program");
     world.says.refused = vec![(Transport::Tcp(at("127.0.0.1:10000")), ErrorKind::AddrInUse)];
-    world.expect("listen address", Ok, "free");
+    world.expect("listen address", Fine, "free");
     world.expect("http address", Missing, "another program");
     world.config.listen = vec!["/dns4/example.org/tcp/1".to_owned()];
     world.expect("listen address", NotApplicable, "fixed IP");
@@ -248,13 +248,13 @@ fn a_wallet_needs_a_little_money() {
         Some(ChainView { head, wallet })
     };
     let holds = |nano| {
-        view(Some(Result::Ok(Wallet {
+        view(Some(Ok(Wallet {
             address: "0:ab".to_owned(),
             balance: NanoTon::from_nano(nano),
         })))
     };
     world.chain = holds(50_000_000);
-    world.expect("wallet", Ok, "0.05 TON on 0:ab");
+    world.expect("wallet", Fine, "0.05 TON on 0:ab");
     world.chain = holds(49_999_999);
     world.expect("wallet", Warning, "too little");
     world.chain = holds(0);
@@ -294,11 +294,11 @@ fn a_model_is_there_whole_and_the_one_that_was_pulled() {
     let digest = Digest::sha256(&whole);
     world.expect(
         "model",
-        Ok,
+        Fine,
         &format!("digest {digest}, of which no store has a record"),
     );
     world.write("/models/Tiny.Q4.toml", record(digest));
-    world.expect("model", Ok, "as recorded");
+    world.expect("model", Fine, "as recorded");
     world.write("/models/Tiny.Q4.toml", record(Digest::ZERO));
     world.expect(
         "model",
@@ -316,7 +316,7 @@ fn a_model_is_there_whole_and_the_one_that_was_pulled() {
 #[test]
 fn a_model_whose_answers_nobody_pinned_is_told_of() {
     let mut world = World::healthy();
-    world.expect("canary", Ok, "pinned as 0a0a");
+    world.expect("canary", Fine, "pinned as 0a0a");
     world.config.canary = None;
     world.expect("canary", Warning, "nobody has pinned");
     assert!(world.find("canary").next.contains("cocoon model canary"));

@@ -17,29 +17,29 @@ use crate::doctor::{
 };
 
 /// Intel's sample quote and the collateral of its time, in force until 2025-07-19T10:00:35Z.
-pub const QUOTE: &[u8] = include_bytes!("../../../../attestation/tests/fixtures/tdx_quote");
-pub const COLLATERAL: &[u8] =
+pub(super) const QUOTE: &[u8] = include_bytes!("../../../../attestation/tests/fixtures/tdx_quote");
+pub(super) const COLLATERAL: &[u8] =
     include_bytes!("../../../../attestation/tests/fixtures/tdx_quote_collateral.json");
 /// 2025-07-01T00:00:00Z.
-pub const NOW_S: u64 = 1_751_328_000;
-pub const DATA: &str = "/var/lib/cocoon";
-pub const MODEL: &str = "/models/Tiny.Q4.gguf";
-pub const POLICY: &str = "/etc/cocoon/policy.toml";
+pub(super) const NOW_S: u64 = 1_751_328_000;
+pub(super) const DATA: &str = "/var/lib/cocoon";
+pub(super) const MODEL: &str = "/models/Tiny.Q4.gguf";
+pub(super) const POLICY: &str = "/etc/cocoon/policy.toml";
 
 const REPORTS: &str = "/sys/kernel/config/tsm/report";
-pub const RTMR3: &str = "/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384";
-pub const EVENT_LOG: &str = "/sys/firmware/acpi/tables/data/CCEL";
+pub(super) const RTMR3: &str = "/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384";
+pub(super) const EVENT_LOG: &str = "/sys/firmware/acpi/tables/data/CCEL";
 
 /// Provider and quote.
 type TdxReport = (&'static str, Result<Vec<u8>, io::ErrorKind>);
 
 /// What the machine says.
 #[derive(Default)]
-pub struct Says {
-    pub commands: BTreeMap<&'static str, Result<Ran, io::ErrorKind>>,
+pub(super) struct Says {
+    pub(super) commands: BTreeMap<&'static str, Result<Ran, io::ErrorKind>>,
     /// Provider and quote, or why there is no report.
-    pub report: Option<Result<TdxReport, io::ErrorKind>>,
-    pub refused: Vec<(Transport, io::ErrorKind)>,
+    pub(super) report: Option<Result<TdxReport, io::ErrorKind>>,
+    pub(super) refused: Vec<(Transport, io::ErrorKind)>,
 }
 
 impl Machine for Says {
@@ -73,24 +73,24 @@ impl Machine for Says {
     }
 }
 
-pub struct World {
+pub(super) struct World {
     root: tempfile::TempDir,
-    pub config: Config,
-    pub says: Says,
-    pub problems: Vec<Problem>,
-    pub chain: Option<ChainView>,
-    pub now_s: u64,
-    pub thorough: bool,
+    pub(super) config: Config,
+    pub(super) says: Says,
+    pub(super) problems: Vec<Problem>,
+    pub(super) chain: Option<ChainView>,
+    pub(super) now_s: u64,
+    pub(super) thorough: bool,
 }
 
-pub fn ran(said: &str) -> Result<Ran, io::ErrorKind> {
+pub(super) fn ran(said: &str) -> Result<Ran, io::ErrorKind> {
     Ok(Ran {
         ok: true,
         said: said.to_owned(),
     })
 }
 
-pub fn df(free_kib: u64) -> Result<Ran, io::ErrorKind> {
+pub(super) fn df(free_kib: u64) -> Result<Ran, io::ErrorKind> {
     ran(&format!(
         "Filesystem     1024-blocks     Used Available Capacity Mounted on\n/dev/vda1 50000000 1000 {free_kib} 1% /\n"
     ))
@@ -98,7 +98,7 @@ pub fn df(free_kib: u64) -> Result<Ran, io::ErrorKind> {
 
 impl World {
     /// A TDX guest in which nothing is missing, and a worker that started once.
-    pub fn healthy() -> Self {
+    pub(super) fn healthy() -> Self {
         let world = Self {
             root: tempfile::tempdir().unwrap(),
             config: Config {
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// A virtual machine like any cloud's, without TDX.
-    pub fn plain_vm() -> Self {
+    pub(super) fn plain_vm() -> Self {
         let mut world = Self::healthy();
         world.cpu("fpu vme sse2 hypervisor avx512f");
         world.write("/proc/sys/kernel/osrelease", "6.1.0-28-cloud-amd64\n");
@@ -178,19 +178,19 @@ impl World {
         world
     }
 
-    pub fn path(&self, on_the_machine: &str) -> PathBuf {
+    pub(super) fn path(&self, on_the_machine: &str) -> PathBuf {
         self.root
             .path()
             .join(on_the_machine.trim_start_matches('/'))
     }
 
-    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub(super) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
 
-    pub fn remove(&self, path: &str) {
+    pub(super) fn remove(&self, path: &str) {
         let path = self.path(path);
         if path.is_dir() {
             std::fs::remove_dir_all(path).unwrap();
@@ -199,19 +199,19 @@ impl World {
         }
     }
 
-    pub fn mode(&self, path: &str, mode: u32) {
+    pub(super) fn mode(&self, path: &str, mode: u32) {
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(self.path(path), mode).unwrap();
     }
 
-    pub fn cpu(&self, flags: &str) {
+    pub(super) fn cpu(&self, flags: &str) {
         let one = format!(
             "processor\t: 0\nmodel name\t: Intel(R) Xeon(R)\nflags\t\t: {flags}\nbugs\t\t:\n\n"
         );
         self.write("/proc/cpuinfo", one.repeat(2));
     }
 
-    pub fn policy(&self, min_tcb_evaluation: u32) {
+    pub(super) fn policy(&self, min_tcb_evaluation: u32) {
         let zeros = "0".repeat(96);
         self.write(
             POLICY,
@@ -222,15 +222,11 @@ impl World {
         );
     }
 
-    pub fn root(&self) -> &Path {
-        self.root.path()
-    }
-
-    pub fn report(&self) -> Report {
+    pub(super) fn report(&self) -> Report {
         self.report_by(&self.says)
     }
 
-    pub fn report_by(&self, machine: &dyn Machine) -> Report {
+    pub(super) fn report_by(&self, machine: &dyn Machine) -> Report {
         examine(&Patient {
             place: &Place::new(self.root.path()),
             machine,
@@ -242,12 +238,12 @@ impl World {
         })
     }
 
-    pub fn find(&self, check: &str) -> Finding {
+    pub(super) fn find(&self, check: &str) -> Finding {
         self.report().find(check).unwrap().clone()
     }
 
     /// The check comes out so, says this, and, if it is not in order, what to do.
-    pub fn expect(&self, check: &str, outcome: Outcome, said: &str) {
+    pub(super) fn expect(&self, check: &str, outcome: Outcome, said: &str) {
         let finding = self.find(check);
         assert_eq!(finding.outcome, outcome, "{finding:?}");
         assert!(finding.found.contains(said), "{finding:?}");
