@@ -32,7 +32,16 @@ pub(super) fn examine(patient: &Patient<'_>) -> Vec<Finding> {
         return vec![file.missing("none is named", next)];
     };
     let here = patient.place.path(path);
-    let entry = Store::at("").find(&here.display().to_string());
+    // A path and not a store's name, which has no slash.
+    let entry =
+        std::path::absolute(&here).map(|path| Store::at("").find(&path.display().to_string()));
+    let entry = match entry {
+        Ok(entry) => entry,
+        Err(error) => {
+            let next = "name the model's whole path with --model-path";
+            return vec![file.missing(error.to_string(), next)];
+        }
+    };
     let bytes = match entry {
         Ok(entry) => entry.bytes,
         Err(error) => {

@@ -29,10 +29,13 @@ impl Place {
         Self { root: root.into() }
     }
 
-    /// Where a file of the machine is here.
+    /// Where a file of the machine is here. On this machine a relative path stays one.
     #[must_use]
     pub fn path(&self, on_the_machine: impl AsRef<Path>) -> PathBuf {
         let path = on_the_machine.as_ref();
+        if self.root == Path::new("/") {
+            return path.to_owned();
+        }
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 

@@ -2,8 +2,9 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::path::Path;
 
-use crate::doctor::{Live, Machine as _, Transport};
+use crate::doctor::{Live, Machine as _, Place, Transport};
 
 #[test]
 fn a_program_answers_fails_or_is_not_there() {
@@ -23,6 +24,15 @@ fn a_port_that_somebody_has_is_not_free() {
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     let any = Transport::Udp("127.0.0.1:0".parse().unwrap());
     Live.bind(any).unwrap().unwrap();
+}
+
+#[test]
+fn only_another_machines_files_are_looked_for_below_its_root() {
+    let (here, there) = (Place::new("/"), Place::new("/mnt/guest"));
+    assert_eq!(here.path("/etc/x"), Path::new("/etc/x"));
+    assert_eq!(here.path("model.gguf"), Path::new("model.gguf"));
+    assert_eq!(there.path("/etc/x"), Path::new("/mnt/guest/etc/x"));
+    assert_eq!(there.path("model.gguf"), Path::new("/mnt/guest/model.gguf"));
 }
 
 #[test]
