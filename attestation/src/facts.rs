@@ -128,7 +128,7 @@ mod tests {
         let facts = collateral(COLLATERAL).unwrap();
         assert_eq!(hex::encode(facts.fmspc), "b0c06f000000");
         assert_eq!(facts.evaluation, 17);
-        assert_eq!(facts.until.millis(), 1752919235_000);
+        assert_eq!(facts.until.millis(), 1_752_919_235_000);
         assert!(facts.from < facts.until);
         assert_eq!(family_of(QUOTE), Some(facts.fmspc));
     }
