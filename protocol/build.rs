@@ -2,13 +2,14 @@
 
 use std::error::Error;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "proto/terms.proto",
     "proto/advert.proto",
     "proto/offer.proto",
     "proto/evidence.proto",
     "proto/receipt.proto",
     "proto/job.proto",
+    "proto/vault.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

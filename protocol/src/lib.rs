@@ -24,6 +24,7 @@ pub mod receipt;
 pub mod session;
 mod terms;
 pub mod units;
+pub mod vault;
 pub mod voucher;
 pub mod wire;
 
