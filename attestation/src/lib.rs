@@ -38,6 +38,7 @@ pub mod measurement;
 pub mod policy;
 pub mod source;
 pub mod trust;
+pub mod vault;
 pub mod verdict;
 pub mod verifier;
 
