@@ -28,6 +28,7 @@ pub mod kernel;
 mod layers;
 mod replay;
 pub mod sampling;
+pub mod sealed;
 pub mod serving;
 pub mod store;
 mod stream;

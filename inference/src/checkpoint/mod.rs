@@ -29,6 +29,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use cocoon_protocol::Digest;
+use cocoon_protocol::vault::ContentKey;
 use serde_json::{Map, Value};
 
 pub use config::KNOWN_ARCHITECTURES;
@@ -38,6 +39,7 @@ pub use map::MAX_MAPPED_BYTES;
 
 use crate::error::EngineError;
 use crate::gguf::{Format, Header, dequantise};
+use crate::sealed::Sealed;
 use crate::template::ChatTemplate;
 use crate::vocabulary::{Companions, Vocabulary};
 use map::Mapped;
@@ -146,6 +148,25 @@ impl Checkpoint {
     /// As [`Self::open`].
     pub fn from_gguf_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, EngineError> {
         let file = (PathBuf::from(name), Mapped::Memory(bytes));
+        gguf::from_files(vec![file], &mut |_, _| {})
+    }
+
+    /// A sealed GGUF file, opened with its key. The plain weights are in memory only; their digest is the
+    /// one that the header claims, or nothing is opened.
+    ///
+    /// # Errors
+    /// [`EngineError::Sealed`], and as [`Self::open`].
+    pub fn from_sealed(
+        sealed: &mut Sealed,
+        key: &ContentKey,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, EngineError> {
+        let bytes = sealed.decrypt(key, progress)?;
+        if !bytes.is_locked() {
+            tracing::warn!("the system does not lock the weights into memory; see RLIMIT_MEMLOCK");
+        }
+        let header = sealed.header();
+        let file = (PathBuf::from(&header.name), Mapped::Secret(bytes, header.model));
         gguf::from_files(vec![file], &mut |_, _| {})
     }
 
