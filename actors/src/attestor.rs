@@ -264,7 +264,7 @@ async fn examine(
 }
 
 /// The block of this number, if it is recent enough to show that evidence is.
-async fn beacon(chain: &dyn Chain, seqno: u32) -> Result<Option<Beacon>, ChainError> {
+pub(crate) async fn beacon(chain: &dyn Chain, seqno: u32) -> Result<Option<Beacon>, ChainError> {
     let block = match chain.block(seqno).await {
         Ok(block) => block,
         Err(ChainError::NoSuchBlock { .. }) => return Ok(None),

@@ -37,5 +37,7 @@ pub mod port;
 pub mod router;
 pub mod settler;
 pub mod supervision;
+pub mod unlock;
+pub mod vault;
 pub mod view;
 pub mod worker_life;

@@ -14,6 +14,7 @@ use crate::port::{
     GossipId, Judgement, MAX_SWARM_COMMANDS, PortError, Question, SessionStream, SwarmCommand,
     SwarmCommands, SwarmNotice, SwarmNotices,
 };
+use crate::vault::VaultAsked;
 use actix::prelude::*;
 use cocoon_protocol::advert::decode_advert;
 use cocoon_protocol::ids::PeerId;
@@ -245,6 +246,8 @@ pub struct Inbox {
     pub negotiator: Option<Address<Negotiator>>,
     /// Takes inbound sessions (workers).
     pub sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
+    /// Takes requests for keys (vaults).
+    pub vault: Option<mpsc::Sender<VaultAsked>>,
 }
 
 /// Hands the swarm's notices on until the swarm ends. What says who is connected waits for room in
@@ -258,6 +261,15 @@ pub async fn pump(mut notices: SwarmNotices, inbox: Inbox) {
 }
 
 impl Inbox {
+    /// Hands on what the swarm said before there was anybody to hear it.
+    pub async fn catch_up(&self, earlier: Vec<SwarmNotice>) {
+        for notice in earlier {
+            if let Err(error) = self.take(notice).await {
+                debug!(%error, "earlier notice dropped");
+            }
+        }
+    }
+
     async fn take(&self, notice: SwarmNotice) -> Result<(), AskError> {
         match notice {
             SwarmNotice::Advert {
@@ -332,6 +344,21 @@ impl Inbox {
                 }
                 None => None,
             },
+            // Its answer takes a conversation with the same peer, so nobody waits for it here.
+            Question::Vault => {
+                if let Some(vault) = &self.vault
+                    && vault
+                        .try_send(VaultAsked {
+                            peer,
+                            request,
+                            reply,
+                        })
+                        .is_err()
+                {
+                    warn!(%peer, "request for a key refused: too many wait");
+                }
+                return Ok(());
+            }
         };
         // Dropping the slot refuses the request: a node of another role, or bytes that are none.
         if let Some(answer) = answer {

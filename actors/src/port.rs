@@ -94,13 +94,15 @@ pub enum PortError {
     Stopped,
 }
 
-/// The two request-response protocols of the mesh.
+/// The request-response protocols of the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     /// `EvidenceRequest` → `EvidenceReply`.
     Evidence,
     /// `QuoteRequest` → `QuoteReply`.
     Offer,
+    /// `VaultRequest` → `VaultReply`.
+    Vault,
 }
 
 /// What the actors ask of the swarm.

@@ -261,10 +261,10 @@ fn a_worker_that_is_going_away_makes_no_offers_and_one_that_is_gone_is_a_line_of
 }
 
 #[test]
-fn garbage_on_either_question_is_no_answer_and_the_worker_goes_on() {
+fn garbage_on_any_question_is_no_answer_and_the_worker_goes_on() {
     system(async {
         let (_hub, client, worker) = pair().await;
-        for question in [Question::Evidence, Question::Offer] {
+        for question in [Question::Evidence, Question::Offer, Question::Vault] {
             for request in [vec![], vec![0xff; 100], vec![0; 4_096]] {
                 let ask_peer = AskPeer {
                     peer: worker.peer,

@@ -22,4 +22,6 @@ mod finding_workers;
 #[cfg(feature = "simulated-evidence")]
 mod richer_jobs;
 #[cfg(feature = "simulated-evidence")]
+mod vault;
+#[cfg(feature = "simulated-evidence")]
 mod whole_jobs;

@@ -36,6 +36,8 @@ pub struct NodeBehaviour {
     pub evidence: rr::Behaviour<QuestionCodec>,
     /// Offers by request.
     pub offers: rr::Behaviour<QuestionCodec>,
+    /// Keys of sealed models, asked for.
+    pub vaults: rr::Behaviour<QuestionCodec>,
     /// Session streams.
     pub sessions: sessions::Behaviour,
 }
@@ -67,6 +69,7 @@ impl NodeBehaviour {
             gossip: gossip::build(network, limits, registry).map_err(NetError::Gossip)?,
             evidence: question(network, Question::Evidence, limits)?,
             offers: question(network, Question::Offer, limits)?,
+            vaults: question(network, Question::Vault, limits)?,
             sessions: sessions::Behaviour::new(protocol(network, "session")?, limits),
         })
     }
@@ -76,6 +79,7 @@ impl NodeBehaviour {
         match question {
             Question::Evidence => &mut self.evidence,
             Question::Offer => &mut self.offers,
+            Question::Vault => &mut self.vaults,
         }
     }
 }
@@ -145,7 +149,7 @@ fn kademlia(
     Ok(kad)
 }
 
-/// The bound on an answer as a duration, for both question protocols.
+/// The bound on an answer as a duration, for all question protocols.
 #[must_use]
 pub const fn answer_limit(limits: &NetLimits) -> Duration {
     millis(limits.answer_ms)

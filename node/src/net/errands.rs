@@ -55,6 +55,7 @@ pub(super) const fn rank(question: Question) -> u8 {
     match question {
         Question::Evidence => 0,
         Question::Offer => 1,
+        Question::Vault => 2,
     }
 }
 

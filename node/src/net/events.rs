@@ -129,6 +129,7 @@ impl SwarmTask {
             }
             NodeBehaviourEvent::Evidence(event) => self.on_question(now, Question::Evidence, event),
             NodeBehaviourEvent::Offers(event) => self.on_question(now, Question::Offer, event),
+            NodeBehaviourEvent::Vaults(event) => self.on_question(now, Question::Vault, event),
             NodeBehaviourEvent::Sessions(sessions::Event::Inbound { peer, stream }) => {
                 self.notify(SwarmNotice::Session { peer, stream });
             }

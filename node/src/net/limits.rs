@@ -16,12 +16,14 @@ pub const MAX_SEARCHES: usize = 16;
 pub const MAX_ERRANDS: usize = 256;
 /// Peers whose question allowance is remembered.
 pub const MAX_ALLOWANCES: usize = 4096;
-/// Bytes of one request on either question protocol.
+/// Bytes of one request on any question protocol.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
 /// Bytes of an evidence reply.
 pub const MAX_EVIDENCE_REPLY_BYTES: usize = cocoon_protocol::evidence::MAX_EVIDENCE_BYTES;
 /// Bytes of an offer reply.
 pub const MAX_OFFER_REPLY_BYTES: usize = 4 * 1024;
+/// Bytes of a vault's reply.
+pub const MAX_VAULT_REPLY_BYTES: usize = cocoon_protocol::vault::MAX_VAULT_REPLY_BYTES;
 /// Characters of a transport's error that are kept for a person to read.
 pub const MAX_REASON_CHARS: usize = 300;
 

@@ -1,10 +1,11 @@
-//! The two question protocols on the wire: one request, one reply, each a single frame of
+//! The question protocols on the wire: one request, one reply, each a single frame of
 //! `u32` big-endian length ‖ bytes, bounded before anything is allocated.
 //!
 //! What the bytes mean is decided in `protocol/`; here is only how many there may be.
 
 use crate::net::limits::{
-    MAX_EVIDENCE_REPLY_BYTES, MAX_OFFER_REPLY_BYTES, MAX_REQUEST_BYTES, NetLimits, millis,
+    MAX_EVIDENCE_REPLY_BYTES, MAX_OFFER_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_VAULT_REPLY_BYTES,
+    NetLimits, millis,
 };
 use cocoon_actors::port::Question;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -21,6 +22,7 @@ pub const fn reply_limit(question: Question) -> usize {
     match question {
         Question::Evidence => MAX_EVIDENCE_REPLY_BYTES,
         Question::Offer => MAX_OFFER_REPLY_BYTES,
+        Question::Vault => MAX_VAULT_REPLY_BYTES,
     }
 }
 
@@ -30,6 +32,7 @@ pub const fn protocol_part(question: Question) -> &'static str {
     match question {
         Question::Evidence => "evidence",
         Question::Offer => "offer",
+        Question::Vault => "vault",
     }
 }
 

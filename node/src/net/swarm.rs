@@ -54,7 +54,7 @@ pub(super) struct SwarmTask {
     pub(super) limits: NetLimits,
     pub(super) version: String,
     pub(super) kad_protocol: StreamProtocol,
-    pub(super) protocols: [StreamProtocol; 2],
+    pub(super) protocols: [StreamProtocol; 3],
     pub(super) metrics: NetMetrics,
     pub(super) company: Company,
     /// Connected peers and how near the nearest connection is.
@@ -89,7 +89,12 @@ impl SwarmTask {
             topic: adverts_topic(network),
             version: protocol_version(network),
             kad_protocol: protocol(network, "kad")?,
-            protocols: [protocol(network, "evidence")?, protocol(network, "offer")?],
+            // In the order of `rank`.
+            protocols: [
+                protocol(network, "evidence")?,
+                protocol(network, "offer")?,
+                protocol(network, "vault")?,
+            ],
             metrics,
             company: Company::new(Instant::now(), bootstrap, limits.wanted_peers),
             peers: BTreeMap::new(),

@@ -275,6 +275,8 @@ async fn take(
                     }
                     Err(_) => Some(Vec::new()),
                 },
+                // It has no keys.
+                Question::Vault => None,
             };
             if let Some(answer) = answer {
                 let _ = reply.send(answer);

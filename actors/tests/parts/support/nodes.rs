@@ -180,6 +180,7 @@ impl Worker {
                 attestor: Some(attestor.clone()),
                 negotiator: Some(negotiator.clone()),
                 sessions: Some(sessions.clone()),
+                vault: None,
             },
         ));
         tokio::spawn(live(
@@ -276,6 +277,7 @@ impl Client {
                 attestor: None,
                 negotiator: None,
                 sessions: None,
+                vault: None,
             },
         ));
         Self {
