@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, verify,
+    CommandResult, FAILURE, bench, chat, config, demo, devnet, model, run, status, vault, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -41,6 +41,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
     Model(model::ModelArgs),
+    /// Keep a model secret: encrypt it, and release its key to attested guests only
+    Vault(vault::VaultArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
@@ -68,6 +70,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
+        Command::Vault(args) => vault::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
@@ -116,6 +119,11 @@ mod tests {
             "cocoon model show ./model.gguf --memory 24GiB --json",
             "cocoon model verify m --json",
             "cocoon model remove m --yes",
+            "cocoon vault key --out owner.key",
+            "cocoon vault seal m.gguf --key owner.key --out m.cocoon-sealed --name m --json",
+            "cocoon vault show m.cocoon-sealed --quick --json",
+            "cocoon vault open m.cocoon-sealed --key owner.key --out m.gguf",
+            "cocoon vault serve --key a --key b --sealed m.cocoon-sealed --policy-path p.toml --json",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

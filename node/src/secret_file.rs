@@ -94,7 +94,8 @@ impl Token {
         Ok(Self(text.to_owned()))
     }
 
-    fn create(path: &Path) -> Result<Self, SecretFileError> {
+    /// Makes one in a new file, mode 600; an existing file is left alone.
+    pub fn create(path: &Path) -> Result<Self, SecretFileError> {
         let io = |source| SecretFileError::Io {
             path: path.to_owned(),
             source,

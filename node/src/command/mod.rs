@@ -8,6 +8,7 @@ pub mod devnet;
 pub mod model;
 pub mod run;
 pub mod status;
+pub mod vault;
 pub mod verify;
 
 use std::process::ExitCode;
@@ -80,6 +81,18 @@ pub enum CommandError {
     /// The models on the disk.
     #[error("{}", model::explained(.0))]
     Store(#[from] cocoon_inference::store::StoreError),
+    /// A sealed model.
+    #[error(transparent)]
+    Sealed(#[from] cocoon_inference::sealed::SealedError),
+    /// An owner's key.
+    #[error(transparent)]
+    VaultKey(crate::secret_file::SecretFileError),
+    /// Keys and models do not fit together.
+    #[error("{why}")]
+    VaultModels {
+        /// In words.
+        why: String,
+    },
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),

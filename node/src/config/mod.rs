@@ -11,6 +11,7 @@
 mod layers;
 mod problems;
 mod settings;
+mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod tests;
 pub use layers::{Environment, Origin};
 pub use problems::{ConfigError, Problem};
 pub use settings::{EngineDevice, EvidenceSource, Flags, NodeRole, SETTINGS, Setting, SettingKind};
+pub use vault::{NoVault, VaultAddress};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,10 +53,12 @@ pub struct Config {
     pub max_jobs: u32,
     /// Where the chain answers.
     pub chain_url: String,
-    /// GGUF file (worker).
+    /// GGUF file, plain or sealed (worker).
     pub model_path: Option<PathBuf>,
     /// The name to serve it under; from the file if absent.
     pub model_id: Option<String>,
+    /// Who releases the key of a sealed model: a multiaddr with `/p2p/`, or a peer id.
+    pub vault: Option<String>,
     /// What computes the model.
     pub device: EngineDevice,
     /// Memory for keys and values, MiB.
@@ -103,6 +107,7 @@ impl Default for Config {
             chain_url: "http://127.0.0.1:8547".to_owned(),
             model_path: None,
             model_id: None,
+            vault: None,
             device: EngineDevice::Processor,
             cache_mib: 1_024,
             speculation: 0,

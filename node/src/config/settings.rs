@@ -79,7 +79,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 25] = [
+pub const SETTINGS: [Setting; 26] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -90,6 +90,7 @@ pub const SETTINGS: [Setting; 25] = [
     setting("chain_url", SettingKind::Text),
     setting("model_path", SettingKind::Text),
     setting("model_id", SettingKind::Text),
+    setting("vault", SettingKind::Text),
     setting("device", SettingKind::Text),
     setting("cache_mib", SettingKind::Number),
     setting("speculation", SettingKind::Number),
@@ -148,7 +149,7 @@ pub struct Flags {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain_url: Option<String>,
-    /// Worker: the model, a GGUF file
+    /// Worker: the model, a GGUF file, plain or sealed
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_path: Option<PathBuf>,
@@ -156,6 +157,10 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_id: Option<String>,
+    /// Worker: who releases the key of a sealed model, a multiaddr with /p2p/… or a peer id
+    #[arg(long, value_name = "MULTIADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vault: Option<String>,
     /// Worker: what computes the model [default: processor]
     #[arg(long, value_enum, value_name = "DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]

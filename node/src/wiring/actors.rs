@@ -55,8 +55,8 @@ const OFFER_LIFETIME_MS: u64 = 6_000;
 
 /// A worker's model and where its evidence comes from.
 pub(super) struct LoadedWorker {
-    engine: Arc<dyn cocoon_inference::Engine>,
-    source: Arc<dyn EvidenceSource>,
+    pub(super) engine: Arc<dyn cocoon_inference::Engine>,
+    pub(super) source: Arc<dyn EvidenceSource>,
 }
 
 /// What the actors are made of.
@@ -112,7 +112,10 @@ pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWo
 }
 
 #[cfg_attr(not(feature = "simulated-evidence"), allow(unused_variables))]
-fn evidence_source(config: &Config, keys: &Keys) -> Result<Arc<dyn EvidenceSource>, WiringError> {
+pub(super) fn evidence_source(
+    config: &Config,
+    keys: &Keys,
+) -> Result<Arc<dyn EvidenceSource>, WiringError> {
     use crate::config::EvidenceSource as Source;
     use cocoon_attestation::ConfigfsTsmSource;
     use cocoon_attestation::source::TSM_REPORTS;
@@ -166,6 +169,7 @@ impl Actors {
             attestor: self.attestor.clone().filter(|_| selling),
             negotiator: self.negotiator.clone().filter(|_| selling),
             sessions: self.sessions.clone(),
+            vault: None,
         }
     }
 
@@ -420,7 +424,7 @@ fn add_worker(
 }
 
 /// Digest of what configures the guest's answers: the model's name and the network.
-fn guest_config(model: &str, network: &Path) -> Digest {
+pub(super) fn guest_config(model: &str, network: &Path) -> Digest {
     Digest::sha256(format!("cocoon/guest-config/v1\0{model}\0{}", network.display()).as_bytes())
 }
 

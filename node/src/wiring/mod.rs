@@ -12,6 +12,8 @@ mod actors;
 mod chain;
 mod engine;
 mod keys;
+mod unlock;
+pub mod vault;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ use tracing::{info, warn};
 use self::actors::{Actors, Ingredients};
 use self::chain::ChainSide;
 use self::keys::Keys;
+use self::unlock::SealedWorker;
 use crate::config::{Config, NodeRole};
 use crate::http::metrics::HttpMetrics;
 use crate::http::{HttpError, HttpLimits, HttpParts, HttpServer};
@@ -130,6 +133,19 @@ pub enum WiringError {
         "device = \"cuda\" needs a binary that was built with `--features cuda`; see docs/operators.md"
     )]
     NoCuda,
+    /// A server beside this program would have to read the weights from the disk.
+    #[error(
+        "a sealed model cannot be computed by an upstream server, which reads plain weights from the disk; remove `upstream`"
+    )]
+    SealedUpstream,
+    /// The vault's address.
+    #[error("vault `{text}`: {reason}")]
+    Vault {
+        /// As configured.
+        text: String,
+        /// Why not.
+        reason: crate::config::NoVault,
+    },
     /// No evidence can be made here.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
@@ -185,17 +201,23 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         NodeRole::Bootstrap => None,
         _ => Some(ChainSide::connect(config, &keys).await?),
     };
+    let sealed = match role {
+        NodeRole::Worker => SealedWorker::find(config, &keys)?,
+        _ => None,
+    };
     let worker = match role {
-        NodeRole::Worker => Some(actors::load_worker(config, &keys).await?),
+        NodeRole::Worker if sealed.is_none() => Some(actors::load_worker(config, &keys).await?),
         _ => None,
     };
 
     let (metrics, mut registry) = telemetry::metrics();
     let http_metrics = HttpMetrics::default();
     http_metrics.register(&mut registry);
-    let (commands, notices, swarm) = net::spawn(
+    let mut bootstrap = multiaddrs(&config.bootstrap)?;
+    bootstrap.extend(sealed.as_ref().and_then(SealedWorker::vault_address));
+    let (commands, mut notices, swarm) = net::spawn(
         NetConfig {
-            bootstrap: multiaddrs(&config.bootstrap)?,
+            bootstrap,
             ..NetConfig::new(
                 keys.peer_key.clone(),
                 network.clone(),
@@ -207,6 +229,25 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
     let server = HttpServer::bind(config.http_address).await?;
     let http = server.address();
 
+    // Listened to from here on, so that a request to stop is not lost between two waits.
+    let stop_requested = signals::stop_requested();
+    tokio::pin!(stop_requested);
+    let (worker, earlier) = match (sealed, &chain) {
+        (Some(sealed), Some(chain)) => {
+            let (commands, notices) = (&commands, &mut notices);
+            let stop = async {
+                let _ = stop_requested.as_mut().await;
+            };
+            let unlocked = sealed
+                .unlock(config, &keys, &network, chain, commands, notices, stop)
+                .await?;
+            match unlocked {
+                Some((worker, earlier)) => (Some(worker), earlier),
+                None => return Ok(()),
+            }
+        }
+        _ => (worker, Vec::new()),
+    };
     let started = Actors::start(Ingredients {
         role,
         config: config.clone(),
@@ -220,7 +261,9 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         shutdown: shutdown.clone(),
     })?;
     let actors = started.await?;
-    let pump = tokio::spawn(cocoon_actors::mesh::pump(notices, actors.inbox()));
+    let inbox = actors.inbox();
+    inbox.catch_up(earlier).await;
+    let pump = tokio::spawn(cocoon_actors::mesh::pump(notices, inbox));
 
     let view = Arc::new(View {
         peer: keys.peer(),
@@ -278,7 +321,7 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
     info!(peer = %keys.peer(), role = role.as_str(), http = %http, "running");
 
     let ended = tokio::select! {
-        stopped = signals::stop_requested() => { stopped?; None }
+        stopped = &mut stop_requested => { stopped?; None }
         () = shutdown.cancelled() => None,
         _ = pump => Some("swarm"),
     };
