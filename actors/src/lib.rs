@@ -16,7 +16,8 @@
 //!   HTTP ─► gateway ─► job task ─► directory, router, negotiator, attestor, cashier, mesh
 //!   swarm ─► pump ─► directory ─► attestor
 //!                 ├► negotiator
-//!                 └► session task ─► attestor, negotiator, cashier, engine
+//!                 ├► session task ─► attestor, negotiator, cashier, engine
+//!                 └► vault ─► mesh, chain (at a model's owner)
 //!   cashier ◄─ settler ─► chain
 //! ```
 

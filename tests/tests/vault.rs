@@ -300,7 +300,7 @@ async fn a_sealed_model_answers_only_where_its_owner_lets_it() {
             .iter()
             .all(|record| record["event"] == "refused")
     );
-    no_plain_weights(&plain, &directory.path().to_owned());
+    no_plain_weights(&plain, directory.path());
 }
 
 /// Nothing of the plain weights is on any disk: not the owner's sealed file, not the workers'.

@@ -37,7 +37,7 @@ pub enum SealedError {
         /// Which file.
         file: PathBuf,
         /// What is wrong with it.
-        error: WireError,
+        error: Box<WireError>,
     },
     /// Cut off, or something was added.
     #[error("{file} has {got} bytes where its header says {expected}; fetch the file again")]
@@ -107,7 +107,7 @@ pub enum SealedError {
         /// Which file.
         file: PathBuf,
         /// Which bound it breaks.
-        error: WireError,
+        error: Box<WireError>,
     },
     /// The plain file was written to while it was sealed.
     #[error("{file} changed while it was being sealed; nothing was kept")]

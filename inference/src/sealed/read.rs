@@ -100,7 +100,7 @@ impl<R: Read + Seek> Sealed<R> {
             .map_err(failed)?;
         let header = SealedHeader::decode(&encoded).map_err(|error| SealedError::Header {
             file: file(),
-            error,
+            error: Box::new(error),
         })?;
         head.extend_from_slice(&encoded);
 

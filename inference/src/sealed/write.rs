@@ -122,7 +122,7 @@ pub fn seal(
     // What we write must be what others read.
     SealedHeader::decode(&header.encode()).map_err(|error| SealedError::Terms {
         file: plain.to_owned(),
-        error,
+        error: Box::new(error),
     })?;
     let keys = FileKeys::new(&content, &salt)?;
     let count = header.count();

@@ -45,7 +45,7 @@ pub enum VaultAction {
     /// Decrypt a sealed model
     Open(OpenArgs),
     /// Release keys to guests whose evidence passes the policy, until asked to stop
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
 }
 
 /// Flags of `cocoon vault key`.

@@ -117,6 +117,6 @@ fn quarters(doing: &'static str) -> impl FnMut(u64, u64) {
 fn failed(path: &Path, source: EngineError) -> WiringError {
     WiringError::Model {
         path: path.to_owned(),
-        source,
+        source: Box::new(source),
     }
 }

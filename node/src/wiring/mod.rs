@@ -118,7 +118,7 @@ pub enum WiringError {
         /// Which file.
         path: PathBuf,
         /// Why not.
-        source: EngineError,
+        source: Box<EngineError>,
     },
     /// The configuration lacks something that the role needs.
     #[error("a {role} needs `{setting}`")]

@@ -38,7 +38,7 @@ impl SealedWorker {
         };
         let failed = |error: SealedError| WiringError::Model {
             path: path.clone(),
-            source: error.into(),
+            source: Box::new(error.into()),
         };
         // A folder is a model too, and never sealed.
         if path.is_dir() || !is_sealed(&path).map_err(failed)? {
