@@ -2,14 +2,17 @@
 
 use std::error::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 10] = [
     "proto/terms.proto",
     "proto/advert.proto",
     "proto/offer.proto",
     "proto/evidence.proto",
     "proto/collateral.proto",
+    "proto/gpu.proto",
     "proto/receipt.proto",
     "proto/job.proto",
+    "proto/log.proto",
+    "proto/vault.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -26,6 +26,9 @@ if "$binary" run --role client --evidence simulated --data-dir "$(mktemp -d)" 2>
 fi
 echo "    no trace of the simulator in it"
 
+echo "==> the simulated root cannot be named without its feature"
+cargo test --locked --quiet --doc -p cocoon-attestation trust
+
 echo "==> the same search where the simulator is compiled in"
 cargo build --locked -p cocoon --features simulated-evidence
 for mark in "${marks[@]}"; do

@@ -7,14 +7,16 @@
 use crate::ask::{Address, Ask, Named, Query, ask};
 use crate::clock;
 use crate::collateral::CollateralKeeper;
+use crate::log_watch::{LogWatch, ViewLog, show_head};
 use crate::mesh::{AskPeer, Mesh};
 use crate::metrics::Metrics;
 use crate::port::Question;
 use actix::prelude::*;
-use cocoon_attestation::{Admission, Expectation, Verdict};
+use cocoon_attestation::{Admission, Check, Expectation, FactorResult, Verdict};
 use cocoon_protocol::advert::Advert;
 use cocoon_protocol::evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
 use cocoon_protocol::ids::{Digest, PeerId};
+use cocoon_protocol::log::ImageProof;
 use cocoon_protocol::session::{EnclaveSecrets, SessionBinding};
 use cocoon_protocol::units::UnixMillis;
 use cocoon_settlement::chain::{Chain, ChainError};
@@ -69,6 +71,8 @@ pub struct Attestor {
     chain: Arc<dyn Chain>,
     admission: Arc<Mutex<Admission>>,
     collateral: Arc<CollateralKeeper>,
+    /// Where the policy names a log of images.
+    log: Option<Address<LogWatch>>,
     metrics: Metrics,
     trust_domain: Digest,
     accepted: BTreeMap<PeerId, Arc<Accepted>>,
@@ -86,6 +90,7 @@ impl Attestor {
         chain: Arc<dyn Chain>,
         admission: Admission,
         collateral: Arc<CollateralKeeper>,
+        log: Option<Address<LogWatch>>,
         metrics: Metrics,
         trust_domain: Digest,
     ) -> Self {
@@ -94,6 +99,7 @@ impl Attestor {
             chain,
             admission: Arc::new(Mutex::new(admission)),
             collateral,
+            log,
             metrics,
             trust_domain,
             accepted: BTreeMap::new(),
@@ -242,6 +248,7 @@ impl Handler<Ask<Examine>> for Attestor {
             Arc::clone(&self.chain),
             Arc::clone(&self.admission),
             Arc::clone(&self.collateral),
+            self.log.clone(),
             query.advert,
         );
         context.spawn(
@@ -263,6 +270,7 @@ async fn examine(
     chain: Arc<dyn Chain>,
     admission: Arc<Mutex<Admission>>,
     collateral: Arc<CollateralKeeper>,
+    log: Option<Address<LogWatch>>,
     advert: Advert,
 ) -> Result<(Verdict, EvidenceBundle), String> {
     let peer = advert.peer;
@@ -299,12 +307,10 @@ async fn examine(
         .map_err(|error| format!("the beacon could not be looked up: {error}"))?
         .into_iter()
         .collect();
-    tokio::task::spawn_blocking(move || {
+    let judged = tokio::task::spawn_blocking(move || {
         let expectation = Expectation {
-            peer,
-            model,
-            evidence: advert.evidence,
-            recent_beacons: &recent_beacons,
+            evaluation_floor: collateral.floor(&bundle.quote),
+            ..Expectation::new(peer, model, advert.evidence, &recent_beacons)
         };
         let verdict = admission
             .lock()
@@ -318,11 +324,38 @@ async fn examine(
         Ok((verdict, bundle))
     })
     .await
-    .map_err(|error| error.to_string())?
+    .map_err(|error| error.to_string())?;
+    match log {
+        Some(log) => admitted_by_one_log(&log, peer, judged?).await,
+        None => judged,
+    }
+}
+
+/// Shows the watch the head of an accepted worker's proof, and accepts nobody by a log of which there are two.
+async fn admitted_by_one_log(
+    log: &Address<LogWatch>,
+    peer: PeerId,
+    judged: (Verdict, EvidenceBundle),
+) -> Result<(Verdict, EvidenceBundle), String> {
+    let (verdict, bundle) = &judged;
+    if verdict.result(Check::ImageInLog) != Some(FactorResult::Pass) {
+        return Ok(judged);
+    }
+    if let Ok(proof) = ImageProof::decode(&bundle.attached.image_proof) {
+        show_head(log, peer, proof.checkpoint);
+    }
+    let view = ask(log, ViewLog).await.map_err(|error| error.to_string())?;
+    if view.split {
+        let origin = view.origin;
+        return Err(format!(
+            "image_in_log: the keys of {origin} signed two logs, so it admits nobody"
+        ));
+    }
+    Ok(judged)
 }
 
 /// The block of this number, if it is recent enough to show that evidence is.
-async fn beacon(chain: &dyn Chain, seqno: u32) -> Result<Option<Beacon>, ChainError> {
+pub(crate) async fn beacon(chain: &dyn Chain, seqno: u32) -> Result<Option<Beacon>, ChainError> {
     let block = match chain.block(seqno).await {
         Ok(block) => block,
         Err(ChainError::NoSuchBlock { .. }) => return Ok(None),

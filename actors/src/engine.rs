@@ -13,6 +13,7 @@ use cocoon_inference::{
     CacheScope, Engine as Model, EngineError, FinishReason, Generation, Message as ChatMessage,
     Pooling, Request, SamplingParams, Step,
 };
+use cocoon_protocol::Digest;
 use cocoon_protocol::job::MAX_TEXT_BYTES;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ pub struct Said {
 pub struct Started {
     /// Tokens that were read: of the prompt, template included, or of all texts.
     pub prompt_tokens: u32,
+    /// Digest of the tokenizer that counted, where the engine has one.
+    pub tokenizer: Option<Digest>,
     /// The steps. Each answer's end with one that has a finish reason; an error ends all. Dropping
     /// this ends them.
     pub steps: mpsc::Receiver<Result<Said, EngineError>>,
@@ -150,6 +153,7 @@ impl Handler<Ask<Generate>> for Engine {
                 let (ending, ended) = oneshot::channel();
                 reply.send(Ok(Started {
                     prompt_tokens: prepared.prompt_tokens,
+                    tokenizer: model.describe().tokenizer,
                     steps: received,
                     ended,
                 }));
@@ -321,6 +325,7 @@ impl Handler<Ask<Embed>> for Engine {
                     let (_ending, ended) = oneshot::channel();
                     reply.send(Ok(Started {
                         prompt_tokens,
+                        tokenizer: model.describe().tokenizer,
                         steps: received,
                         ended,
                     }));
@@ -357,6 +362,8 @@ fn say(text: &str, steps: &Steps) {
         let step = Step {
             text: piece.to_owned(),
             tokens: if last { EMBEDDING_OUTPUT_TOKENS } else { 0 },
+            // The one token that they are paid as is none of the vocabulary.
+            ids: Vec::new(),
             logprobs: Vec::new(),
             finish: last.then_some(FinishReason::Stop),
         };

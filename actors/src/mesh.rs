@@ -9,12 +9,14 @@ use crate::attestor::{Attestor, OwnEvidence};
 use crate::clock;
 use crate::collateral::CollateralKeeper;
 use crate::directory::{Directory, Judge};
+use crate::log_watch::{AnswerLog, JudgeNews, LogWatch};
 use crate::metrics::Metrics;
 use crate::negotiator::{Negotiator, Quote};
 use crate::port::{
     GossipId, Judgement, MAX_SWARM_COMMANDS, PortError, Question, SessionStream, SwarmCommand,
-    SwarmCommands, SwarmNotice, SwarmNotices,
+    SwarmCommands, SwarmNotice, SwarmNotices, Topic,
 };
+use crate::vault::VaultAsked;
 use actix::prelude::*;
 use cocoon_protocol::advert::decode_advert;
 use cocoon_protocol::ids::PeerId;
@@ -90,9 +92,14 @@ impl Handler<crate::supervision::Stop> for Mesh {
     }
 }
 
-/// Publishes a signed advert to the mesh.
+/// Publishes to the mesh.
 #[derive(Debug)]
-pub struct Publish(pub Vec<u8>);
+pub struct Publish {
+    /// Under which topic.
+    pub topic: Topic,
+    /// The message.
+    pub bytes: Vec<u8>,
+}
 impl Query for Publish {
     type Answer = Result<(), PortError>;
 }
@@ -101,7 +108,8 @@ impl Handler<Ask<Publish>> for Mesh {
     fn handle(&mut self, asked: Ask<Publish>, _: &mut Self::Context) {
         let (query, reply, _job) = asked.open();
         self.command(SwarmCommand::Publish {
-            advert: query.0,
+            topic: query.topic,
+            bytes: query.bytes,
             reply: reply.into_sender(),
         });
     }
@@ -245,10 +253,14 @@ pub struct Inbox {
     pub attestor: Option<Address<Attestor>>,
     /// Answers quote requests (workers).
     pub negotiator: Option<Address<Negotiator>>,
+    /// Watches the log of guest images (where the policy names one).
+    pub log: Option<Address<LogWatch>>,
     /// Answers requests for collateral (not bootstrap nodes).
     pub collateral: Option<Arc<CollateralKeeper>>,
     /// Takes inbound sessions (workers).
     pub sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
+    /// Takes requests for keys (vaults).
+    pub vault: Option<mpsc::Sender<VaultAsked>>,
 }
 
 /// Hands the swarm's notices on until the swarm ends. What says who is connected waits for room in
@@ -262,14 +274,27 @@ pub async fn pump(mut notices: SwarmNotices, inbox: Inbox) {
 }
 
 impl Inbox {
+    /// Hands on what the swarm said before there was anybody to hear it.
+    pub async fn catch_up(&self, earlier: Vec<SwarmNotice>) {
+        for notice in earlier {
+            if let Err(error) = self.take(notice).await {
+                debug!(%error, "earlier notice dropped");
+            }
+        }
+    }
+
     async fn take(&self, notice: SwarmNotice) -> Result<(), AskError> {
         match notice {
-            SwarmNotice::Advert {
+            SwarmNotice::Gossip {
+                topic,
                 message,
                 relay,
                 bytes,
             } => {
-                let judgement = self.judge(&bytes, relay).await;
+                let judgement = match topic {
+                    Topic::Adverts => self.judge(&bytes, relay).await,
+                    Topic::Log => self.judge_news(bytes, relay).await,
+                };
                 tell_surely(&self.mesh, Link::Judge(message, relay, judgement)).await
             }
             SwarmNotice::Asked {
@@ -294,6 +319,16 @@ impl Inbox {
             SwarmNotice::Listening { address } => {
                 tell_surely(&self.mesh, Link::Listening(address)).await
             }
+        }
+    }
+
+    /// A node whose policy names no log cannot tell news from noise: it neither passes it on nor blames anybody.
+    async fn judge_news(&self, bytes: Vec<u8>, relay: PeerId) -> Judgement {
+        match &self.log {
+            Some(watch) => ask(watch, JudgeNews { relay, bytes })
+                .await
+                .unwrap_or(Judgement::Ignore),
+            None => Judgement::Ignore,
         }
     }
 
@@ -326,6 +361,10 @@ impl Inbox {
                 .collateral
                 .as_ref()
                 .and_then(|keeper| keeper.answer(clock::now(), &request)),
+            Question::Log => match &self.log {
+                Some(watch) => ask(watch, AnswerLog { request }).await?,
+                None => None,
+            },
             Question::Offer => match &self.negotiator {
                 Some(negotiator) => {
                     ask(
@@ -340,6 +379,21 @@ impl Inbox {
                 }
                 None => None,
             },
+            // Its answer takes a conversation with the same peer, so nobody waits for it here.
+            Question::Vault => {
+                if let Some(vault) = &self.vault
+                    && vault
+                        .try_send(VaultAsked {
+                            peer,
+                            request,
+                            reply,
+                        })
+                        .is_err()
+                {
+                    warn!(%peer, "request for a key refused: too many wait");
+                }
+                return Ok(());
+            }
         };
         // Dropping the slot refuses the request: a node of another role, or bytes that are none.
         if let Some(answer) = answer {

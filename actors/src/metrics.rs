@@ -122,6 +122,8 @@ pub struct Metrics {
     pub settled_nanoton: Counter,
     /// Batches confirmed on chain.
     pub batches_confirmed: Counter,
+    /// 1 from the moment that two logs of guest images were seen under the rebuilders' keys.
+    pub log_split_view: Gauge,
     /// When Intel's word that a platform is up to date runs out, seconds since 1970.
     pub tcb_expires_s: Family<PlatformLabels, Gauge>,
 }
@@ -149,6 +151,7 @@ impl Metrics {
             vouchers_refused: Counter::default(),
             settled_nanoton: Counter::default(),
             batches_confirmed: Counter::default(),
+            log_split_view: Gauge::default(),
             tcb_expires_s: Family::default(),
         }
     }
@@ -194,6 +197,11 @@ impl Metrics {
             "batches_confirmed",
             "Settlement batches confirmed on chain",
             self.batches_confirmed.clone(),
+        );
+        registry.register(
+            "log_split_view",
+            "1 if the rebuilders' keys signed two logs of guest images",
+            self.log_split_view.clone(),
         );
         registry.register(
             "tcb_expires_timestamp_seconds",

@@ -103,19 +103,34 @@ pub enum Question {
     Offer,
     /// `CollateralRequest` → `CollateralReply`.
     Collateral,
+    /// `ConsistencyRequest` → `ConsistencyReply`.
+    Log,
+    /// `VaultRequest` → `VaultReply`.
+    Vault,
+}
+
+/// What is gossiped to everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Signed adverts of workers.
+    Adverts,
+    /// News of the transparency log: signed heads, or the proof that there are two logs.
+    Log,
 }
 
 /// What the actors ask of the swarm.
 pub enum SwarmCommand {
-    /// Publish a signed advert on the adverts topic.
+    /// Publish to everybody.
     Publish {
-        /// The signed advert.
-        advert: Vec<u8>,
-        /// Answered once the advert is on its way to the first peers, or with why it is not.
+        /// Under which topic.
+        topic: Topic,
+        /// The message, signed by its own rules.
+        bytes: Vec<u8>,
+        /// Answered once it is on its way to the first peers, or with why it is not.
         /// The swarm does not mind when nobody waits for it.
         reply: oneshot::Sender<Result<(), PortError>>,
     },
-    /// The verdict on a gossip message; exactly one per [`SwarmNotice::Advert`].
+    /// The verdict on a gossip message; exactly one per [`SwarmNotice::Gossip`].
     Judge {
         /// The message.
         message: GossipId,
@@ -151,13 +166,15 @@ pub enum SwarmCommand {
 
 /// What the swarm tells the actors.
 pub enum SwarmNotice {
-    /// An advert arrived by gossip and waits for its [`SwarmCommand::Judge`].
-    Advert {
+    /// Gossip arrived and waits for its [`SwarmCommand::Judge`].
+    Gossip {
+        /// Under which topic.
+        topic: Topic,
         /// The message.
         message: GossipId,
         /// The peer that relayed it to us.
         relay: PeerId,
-        /// The signed advert, at most the gossip's message limit.
+        /// The message, at most the topic's limit.
         bytes: Vec<u8>,
     },
     /// A peer asks us.

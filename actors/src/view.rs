@@ -4,15 +4,17 @@ use crate::ask::{Address, ask};
 use crate::attestor::{AcceptedOf, Attestor, ListVerdicts, TcbWeather, Weather};
 use crate::cashier::Cashier;
 use crate::cashier::earning::WorkerBooks;
-use crate::cashier::paying::{ClientBooks, FindReceipt, ListReceipts};
+use crate::cashier::paying::{ClientBooks, FindEvidence, FindReceipt};
 use crate::clock;
 use crate::directory::{Directory, ListWorkers};
 use crate::gateway::from_ask;
 use crate::gateway_port::{
-    AdminCommand, ChannelStatus, GatewayError, NodeStatus, NodeView, RECEIPT_FORMAT,
-    ReceiptDocument, ReceiptKey, SettlementStatus, WorkerStanding, WorkerStatus,
+    AdminCommand, ChannelStatus, GatewayError, LogStatus, MAX_ATTESTATIONS, NodeStatus, NodeView,
+    Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, SettlementStatus, WorkerAttestation,
+    WorkerStanding, WorkerStatus,
 };
 use crate::job::client::{MAX_ATTEMPTS, attempt_id};
+use crate::log_watch::{LogWatch, ViewLog};
 use crate::mesh::{Mesh, ViewMesh};
 use crate::metrics::{Metrics, Side, SideLabels};
 use crate::settler::{Flush, Settler};
@@ -22,7 +24,7 @@ use cocoon_attestation::{FactorResult, Verdict};
 use cocoon_protocol::directory::{Entry, Standing};
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::units::UnixMillis;
-use cocoon_protocol::{PeerId, TonAddress};
+use cocoon_protocol::{EvidenceBundle, ModelTerms, PeerId, TonAddress};
 use cocoon_settlement::chain::Chain;
 use cocoon_settlement::ledger::KeptReceipt;
 use std::collections::BTreeMap;
@@ -54,6 +56,8 @@ pub struct View {
     pub directory: Address<Directory>,
     /// Verdicts (not on a bootstrap node).
     pub attestor: Option<Address<Attestor>>,
+    /// The log of guest images, where the policy names one.
+    pub log: Option<Address<LogWatch>>,
     /// Books (not on a bootstrap node).
     pub cashier: Option<Address<Cashier>>,
     /// Settlement (workers).
@@ -87,6 +91,10 @@ impl NodeView for View {
             Some(attestor) => ask(attestor, Weather).await.map_err(from_ask)?,
             None => TcbWeather::default(),
         };
+        let log = match &self.log {
+            Some(watch) => Some(ask(watch, ViewLog).await.map_err(from_ask)?),
+            None => None,
+        };
         let workers = entries
             .iter()
             .map(|entry| {
@@ -110,6 +118,11 @@ impl NodeView for View {
             trust: self.trust.to_owned(),
             listen: mesh.listening,
             uptime_s: clock::now().saturating_since(self.started) / 1000,
+            log: log.map(|log| LogStatus {
+                origin: log.origin,
+                entries: log.entries,
+                split_view: log.split,
+            }),
             tcb_days_left: weather.own.and_then(days_left),
             connected_peers: u32::try_from(mesh.peers.len()).unwrap_or(u32::MAX),
             workers,
@@ -122,35 +135,63 @@ impl NodeView for View {
         Ok(status)
     }
 
-    async fn receipt(&self, key: ReceiptKey) -> Result<Option<ReceiptDocument>, GatewayError> {
-        let Some(cashier) = &self.cashier else {
+    async fn receipt(
+        &self,
+        key: ReceiptKey,
+        opening: Opening,
+    ) -> Result<Option<ReceiptDocument>, GatewayError> {
+        // Only who pays keeps receipts to be shown; a worker's are leaves of its batches.
+        let Some(cashier) = self.cashier.as_ref().filter(|_| self.settler.is_none()) else {
             return Ok(None);
         };
-        let kept = match key {
-            ReceiptKey::Job(job) => {
-                let mut kept = None;
-                for attempt in 0..MAX_ATTEMPTS {
-                    let found = ask(cashier, FindReceipt(attempt_id(job, attempt)))
-                        .await
-                        .map_err(from_ask)?
-                        .map_err(internal)?;
-                    kept = kept.or(found);
-                }
-                kept
-            }
-            ReceiptKey::Leaf(leaf) => ask(cashier, ListReceipts)
-                .await
-                .map_err(from_ask)?
-                .map_err(internal)?
-                .into_iter()
-                .find(|kept| {
-                    SignedReceipt::decode(&kept.receipt).is_ok_and(|signed| signed.leaf() == leaf)
-                }),
+        let queries = match key {
+            ReceiptKey::Job(job) => (0..MAX_ATTEMPTS)
+                .map(|attempt| FindReceipt::Job(attempt_id(job, attempt)))
+                .collect(),
+            ReceiptKey::Leaf(leaf) => vec![FindReceipt::Leaf(leaf)],
         };
+        let mut kept = None;
+        for query in queries {
+            let found = ask(cashier, query).await.map_err(from_ask)?;
+            kept = kept.or(found.map_err(internal)?);
+        }
         match kept {
-            Some(kept) => self.document(kept).await.map(Some),
+            Some(kept) => self.document(cashier, kept, opening).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    async fn attestations(
+        &self,
+        model: Option<&str>,
+    ) -> Result<Vec<WorkerAttestation>, GatewayError> {
+        let Some(attestor) = &self.attestor else {
+            return Ok(Vec::new());
+        };
+        let entries = ask(&self.directory, ListWorkers).await.map_err(from_ask)?;
+        let mut attestations = Vec::new();
+        for entry in entries {
+            let serves = |terms: &ModelTerms| model.is_none_or(|model| terms.id == model);
+            let verified = matches!(entry.standing, Standing::Verified { .. });
+            if !verified || !entry.advert.models.iter().any(serves) {
+                continue;
+            }
+            if attestations.len() >= MAX_ATTESTATIONS {
+                break;
+            }
+            let peer = entry.advert.peer;
+            let accepted = ask(attestor, AcceptedOf(peer)).await.map_err(from_ask)?;
+            // It may have gone in between.
+            let Some(accepted) = accepted else { continue };
+            let models = entry.advert.models.iter().map(|terms| terms.id.clone());
+            attestations.push(WorkerAttestation {
+                peer,
+                models: models.collect(),
+                bundle: accepted.bundle.clone(),
+                verdict: accepted.verdict.clone(),
+            });
+        }
+        Ok(attestations)
     }
 
     async fn admin(&self, command: AdminCommand) -> Result<(), GatewayError> {
@@ -263,24 +304,33 @@ impl View {
         }
     }
 
-    async fn document(&self, kept: KeptReceipt) -> Result<ReceiptDocument, GatewayError> {
+    async fn document(
+        &self,
+        cashier: &Address<Cashier>,
+        kept: KeptReceipt,
+        opening: Opening,
+    ) -> Result<ReceiptDocument, GatewayError> {
         let signed = SignedReceipt::decode(&kept.receipt).map_err(internal)?;
         let receipt = signed.verify().map_err(internal)?;
-        let evidence = match &self.attestor {
-            Some(attestor) => ask(attestor, AcceptedOf(kept.worker))
-                .await
-                .map_err(from_ask)?
-                .filter(|accepted| accepted.bundle.claims.digest() == receipt.evidence)
-                .map(|accepted| STANDARD.encode(accepted.bundle.encode())),
-            None => None,
-        };
+        let evidence = ask(cashier, FindEvidence(receipt.evidence))
+            .await
+            .map_err(from_ask)?
+            .map_err(internal)?;
+        let beacon = evidence
+            .as_ref()
+            .map(|evidence| EvidenceBundle::decode(&evidence.bundle))
+            .transpose()
+            .map_err(internal)?
+            .map(|bundle| bundle.claims.beacon.into());
         Ok(ReceiptDocument {
             format: RECEIPT_FORMAT.to_owned(),
             id: signed.leaf().to_string(),
             job: kept.job.to_string(),
             network: self.network.clone(),
             signed_receipt: STANDARD.encode(&kept.receipt),
-            evidence,
+            evidence: evidence.map(|evidence| STANDARD.encode(evidence.bundle)),
+            beacon,
+            salt: (opening == Opening::Open).then(|| kept.salt.reveal()),
         })
     }
 }

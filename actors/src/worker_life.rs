@@ -8,8 +8,9 @@ use crate::clock;
 use crate::collateral::CollateralKeeper;
 use crate::mesh::{Mesh, Publish};
 use crate::negotiator::{Negotiator, NewEvidence};
+use crate::port::Topic;
 use cocoon_attestation::{EvidenceError, EvidenceSource, Expectation, Verifier};
-use cocoon_protocol::evidence::{Beacon, Claims, EvidenceBundle};
+use cocoon_protocol::evidence::{Beacon, Claims, EvidenceBundle, MAX_IMAGE_PROOF_BYTES};
 use cocoon_protocol::ids::{Digest, Keypair, TonAddress};
 use cocoon_protocol::session::EnclaveSecrets;
 use cocoon_protocol::units::UnixMillis;
@@ -18,8 +19,10 @@ use cocoon_settlement::chain::{Chain, ChainError};
 use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -44,12 +47,16 @@ pub struct WorkerLife {
     pub collateral: Arc<CollateralKeeper>,
     /// Where beacons come from.
     pub chain: Arc<dyn Chain>,
+    /// The proof that the guest's image stands in a log, as `cocoon log prove` writes it; read anew every epoch.
+    pub image_proof: Option<PathBuf>,
     /// What it serves.
     pub models: Vec<ModelTerms>,
     /// Jobs at once.
     pub slots: u16,
     /// Digest of the guest's configuration.
     pub config: Digest,
+    /// Digest of the model's answers to the known questions, asked once at the start of this process.
+    pub canary: Digest,
     /// Where it is paid.
     pub payout: TonAddress,
     /// Its ledger contract.
@@ -80,6 +87,14 @@ pub enum LifeError {
     /// The worker has no model to make claims about.
     #[error("a worker without a model")]
     NoModel,
+    /// The proof of the image cannot be read.
+    #[error("the proof of the image, {path}: {source}")]
+    ImageProof {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The thread that makes the quote failed.
     #[error("making evidence failed: {0}")]
     Thread(#[from] tokio::task::JoinError),
@@ -140,7 +155,11 @@ impl WorkerLife {
                 .unwrap_or_default(),
         };
         // Until the first peer has joined the topic there is nobody to tell; that is no failure.
-        if let Err(error) = ask(&self.mesh, Publish(advert.sign(&self.key)?)).await? {
+        let publish = Publish {
+            topic: Topic::Adverts,
+            bytes: advert.sign(&self.key)?,
+        };
+        if let Err(error) = ask(&self.mesh, publish).await? {
             debug!(%error, "advert not published");
         }
         Ok(())
@@ -163,7 +182,7 @@ impl WorkerLife {
             model,
             config: self.config,
             gpu_evidence: Digest::ZERO,
-            canary: Digest::ZERO,
+            canary: self.canary,
             beacon: Beacon {
                 seqno: head.seqno,
                 hash: head.hash,
@@ -173,6 +192,9 @@ impl WorkerLife {
         let source = Arc::clone(&self.source);
         // A quote takes tens of milliseconds of a guest's time.
         let mut bundle = tokio::task::spawn_blocking(move || source.make(now, &claims)).await??;
+        if let Some(path) = &self.image_proof {
+            bundle.attached.image_proof = read_proof(path).await?;
+        }
         self.collateral.complete(now, &mut bundle, None).await;
         let bundle = self.judge(bundle).await?;
         info!(epoch, beacon = head.seqno, "entered an epoch with new keys");
@@ -190,11 +212,10 @@ impl WorkerLife {
         let (verifier, collateral) = (Arc::clone(&self.verifier), Arc::clone(&self.collateral));
         let judged = tokio::task::spawn_blocking(move || {
             let claims = &bundle.claims;
+            let beacons = [claims.beacon];
             let expectation = Expectation {
-                peer: claims.peer,
-                model: claims.model,
-                evidence: claims.digest(),
-                recent_beacons: &[claims.beacon],
+                evaluation_floor: collateral.floor(&bundle.quote),
+                ..Expectation::new(claims.peer, claims.model, claims.digest(), &beacons)
             };
             let verdict = verifier.verify(clock::now(), &bundle, &expectation);
             if let Some(factor) = verdict.first_failure() {
@@ -227,6 +248,26 @@ impl WorkerLife {
             warn!(%error, "newer collateral could not be looked at");
         }
     }
+}
+
+/// At most [`MAX_IMAGE_PROOF_BYTES`]; that it is one is for the verifier to see.
+async fn read_proof(path: &Path) -> Result<Vec<u8>, LifeError> {
+    let failed = |source| LifeError::ImageProof {
+        path: path.to_owned(),
+        source,
+    };
+    let file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let limit = u64::try_from(MAX_IMAGE_PROOF_BYTES).unwrap_or(u64::MAX);
+    let mut proof = Vec::new();
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut proof)
+        .await
+        .map_err(failed)?;
+    if proof.len() > MAX_IMAGE_PROOF_BYTES {
+        let why = format!("longer than any proof, which has at most {MAX_IMAGE_PROOF_BYTES} bytes");
+        return Err(failed(std::io::Error::other(why)));
+    }
+    Ok(proof)
 }
 
 fn epoch_of(now: UnixMillis) -> u64 {

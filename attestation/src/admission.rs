@@ -1,4 +1,4 @@
-//! The attestor's state machine: budget, then cache, then verifier.
+//! The attestor's state machine: budget, then memory, then verifier.
 
 use cocoon_protocol::evidence::EvidenceBundle;
 use cocoon_protocol::ids::PeerId;
@@ -6,8 +6,7 @@ use cocoon_protocol::units::UnixMillis;
 
 use crate::budget::FailureBudget;
 pub use crate::budget::{BudgetConfig, Exhausted as OverBudget};
-use crate::cache::VerdictCache;
-use crate::{Expectation, Verdict, Verifier};
+use crate::{Census, Expectation, Memory, Verdict, Verifier};
 
 /// Sizes and limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +26,11 @@ impl Default for AdmissionConfig {
     }
 }
 
-/// Decides who is let in. It owns the verifier together with the cache, so a remembered verdict is
+/// Decides who is let in. It owns the verifier together with its memory, so a remembered verdict is
 /// always one of this root and this policy.
 pub struct Admission {
     verifier: Verifier,
-    cache: VerdictCache,
+    memory: Memory,
     budget: FailureBudget,
 }
 
@@ -41,7 +40,7 @@ impl Admission {
     pub fn new(verifier: Verifier, config: AdmissionConfig) -> Self {
         Self {
             verifier,
-            cache: VerdictCache::new(config.cached_verdicts),
+            memory: Memory::new(config.cached_verdicts),
             budget: FailureBudget::new(config.budget),
         }
     }
@@ -62,14 +61,20 @@ impl Admission {
         self.budget.allow(now, from)?;
         let verdict = self
             .verifier
-            .verify_cached(now, bundle, expectation, &mut self.cache);
+            .verify_remembering(now, bundle, expectation, &mut self.memory);
         if !verdict.accepted() {
             self.budget.failed(now, from);
         }
         Ok(verdict)
     }
 
-    /// The verifier, to look at a bundle outside of budget and cache.
+    /// Who was seen on which machine.
+    #[must_use]
+    pub fn census(&self) -> &Census {
+        self.memory.census()
+    }
+
+    /// The verifier, to look at a bundle outside of budget and memory.
     #[must_use]
     pub fn verifier(&self) -> &Verifier {
         &self.verifier

@@ -87,9 +87,9 @@ pub fn facts(json: &[u8]) -> Result<CollateralFacts, CollateralError> {
 
 fn window(collateral: &Collateral) -> Option<(UnixMillis, UnixMillis)> {
     let windows = collateral::windows(collateral);
-    let from = windows.iter().map(|part| part.from).max().flatten()?;
-    let mut until = u64::MAX;
+    let (mut from, mut until) = (0, u64::MAX);
     for part in &windows {
+        from = from.max(part.from?);
         until = until.min(part.until?);
     }
     let millis = |seconds: u64| UnixMillis::from_millis(seconds.saturating_mul(1_000));

@@ -20,6 +20,21 @@ const INTEL_ROOT: &[u8] = include_bytes!("../roots/intel_sgx_root_ca.der");
 
 /// The root of trust. It is compiled in: neither peers nor configuration nor environment can name
 /// another one.
+#[cfg_attr(
+    not(feature = "simulated-evidence"),
+    doc = r"
+A build for production has one root, and cannot name the other:
+
+```
+let intel = cocoon_attestation::Trust::Intel;
+```
+```compile_fail,E0599
+let simulated = cocoon_attestation::Trust::Simulated;
+```
+```compile_fail,E0432
+use cocoon_attestation::SimulatedSource;
+```"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
@@ -39,7 +54,7 @@ pub enum TrustError {
     Simulator(#[from] cocoon_tdx_simulator::SimulatorError),
     /// The policy cannot be meant.
     #[error(transparent)]
-    Policy(#[from] crate::PolicyError),
+    Policy(#[from] Box<crate::PolicyError>),
 }
 
 impl Trust {

@@ -8,111 +8,12 @@ use cocoon_protocol::units::UnixMillis;
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
-use crate::Trust;
+use crate::cache::CacheKey;
+use crate::gpu::GpuFactor;
+use crate::{Check, Trust};
 
-macro_rules! checks {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
-        /// Everything that is looked at, in the order in which a verdict lists it.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Check {
-            $($(#[$doc])* $variant,)+
-        }
-
-        impl Check {
-            /// All checks, in order.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The factor's name.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-checks! {
-    /// Quote of at most 16 KiB. Quotes are malleable at their end, so size is bounded first.
-    QuoteSize = "quote_size",
-    /// A TDX quote of version 4 or 5 that ends where it says.
-    QuoteStructure = "quote_structure",
-    /// `report_data` is the hash of the claims.
-    ReportData = "report_data",
-    /// The evidence is the one that the worker's advert named.
-    AdvertisedEvidence = "advertised_evidence",
-    /// The claims name the peer that is being dialled.
-    PeerId = "peer_id",
-    /// The claimed X25519 key is bound and usable.
-    NoiseKey = "noise_key",
-    /// The claimed ML-KEM-768 key is bound and well formed.
-    MlKemKey = "mlkem_key",
-    /// The claimed Ed25519 key for receipts is bound and valid.
-    ReceiptKey = "receipt_key",
-    /// The claimed model is the advertised one.
-    ModelDigest = "model_digest",
-    /// The claimed configuration is allowed.
-    ConfigDigest = "config_digest",
-    /// The claims name a recent block, so the evidence was not made before it.
-    Beacon = "beacon",
-    /// The claimed hour is now, or recent enough.
-    Epoch = "epoch",
-    /// GPU evidence, if any is claimed or demanded.
-    GpuEvidence = "gpu_evidence",
-    /// The guest is not under debug.
-    Debug = "debug_off",
-    /// The host cannot inject page faults that the guest would handle.
-    SeptVeDisable = "sept_ve_disable",
-    /// No profiling, no migration, no service guests, no reserved bits.
-    TdAttributes = "td_attributes",
-    /// Processor state that the guest may use.
-    Xfam = "xfam",
-    /// The TDX module itself.
-    MrSeam = "mrseam",
-    /// The guest's firmware.
-    MrTd = "mrtd",
-    /// Firmware configuration.
-    Rtmr0 = "rtmr0",
-    /// Kernel.
-    Rtmr1 = "rtmr1",
-    /// Command line and initial file system.
-    Rtmr2 = "rtmr2",
-    /// Model, configuration and GPU as measured at launch.
-    Rtmr3 = "rtmr3",
-    /// The host named no owner.
-    MrOwner = "mrowner",
-    /// The host slipped in no configuration of its own.
-    MrConfigId = "mrconfigid",
-    /// The quote's certificates end in the pinned root.
-    RootPinned = "root_pinned",
-    /// The platform is not one that labels itself as simulated, or is, under the simulated root.
-    PlatformLabel = "platform_label",
-    /// The collateral can be read.
-    CollateralStructure = "collateral_structure",
-    /// Every part of the collateral is in force now.
-    CollateralExpiry = "collateral_expiry",
-    /// The collateral is not older than the policy's floor.
-    TcbEvaluation = "tcb_evaluation",
-    /// All signatures, from the pinned root to the quote.
-    SignatureChain = "signature_chain",
-    /// The platform's certificate is not revoked.
-    Revocation = "revocation",
-    /// The quoting enclave is Intel's, and up to date.
-    QeIdentity = "qe_identity",
-    /// The platform's and the TDX module's security versions are up to date.
-    TcbStatus = "tcb_status",
-    /// Dynamic platform, cached keys, hyperthreading.
-    PlatformFlags = "platform_flags",
-}
-
-impl Check {
-    /// Whether a policy may be silent about it. All others must pass in every verdict.
-    #[must_use]
-    pub const fn may_be_skipped(self) -> bool {
-        matches!(self, Self::ConfigDigest | Self::GpuEvidence | Self::MrSeam)
-    }
-}
+/// Name and version of a verdict's JSON. Fields are only ever added under the same version.
+pub const VERDICT_FORMAT: &str = "cocoon.verdict/1";
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -171,11 +72,42 @@ pub struct Verdict {
     pub trust: Trust,
     /// The machine: hexadecimal PPID of its PCK certificate. Empty if it was not reached.
     pub platform_id: String,
+    /// Its GPUs: hexadecimal SHA-256 of the keys of their boot ROMs. Empty if it has none, or if they
+    /// were not reached.
+    pub gpu_ids: Vec<String>,
+    /// What `gpu_evidence` is made of: every check of every GPU. Empty like `gpu_ids`.
+    pub gpu: Vec<GpuFactor>,
+    /// `tcbEvaluationDataNumber` of the collateral, once its signatures held.
+    pub tcb_evaluation: Option<u32>,
     /// Whether the platform's factors come from an earlier verdict on the same platform and claims.
     pub cached: bool,
 }
 
 impl Verdict {
+    /// Before anything was looked at.
+    pub(crate) fn unfinished(trust: Trust, claims: &Claims) -> Self {
+        Self {
+            factors: Vec::new(),
+            valid_until: UnixMillis::from_millis(0),
+            claims: claims.clone(),
+            evidence: claims.digest(),
+            trust,
+            platform_id: String::new(),
+            gpu_ids: Vec::new(),
+            gpu: Vec::new(),
+            tcb_evaluation: None,
+            cached: false,
+        }
+    }
+
+    /// What it is remembered by.
+    pub(crate) fn cache_key(&self) -> CacheKey {
+        CacheKey {
+            platform_id: self.platform_id.clone(),
+            report_data: self.claims.report_data(),
+        }
+    }
+
     /// Whether every check is there once and every required one passed.
     #[must_use]
     pub fn accepted(&self) -> bool {
@@ -238,6 +170,13 @@ impl fmt::Display for Verdict {
                 writeln!(formatter, "      wanted  {}", factor.wanted)?;
             }
         }
+        for factor in &self.gpu {
+            writeln!(
+                formatter,
+                "{:<4}  GPU {} {:<18}  {}",
+                factor.result, factor.gpu, factor.name, factor.reason
+            )?;
+        }
         let outcome = if self.accepted() {
             "accepted"
         } else {
@@ -249,11 +188,14 @@ impl fmt::Display for Verdict {
 
 impl Serialize for Verdict {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("Verdict", 12)?;
+        let mut out = serializer.serialize_struct("Verdict", 16)?;
+        out.serialize_field("format", VERDICT_FORMAT)?;
         out.serialize_field("accepted", &self.accepted())?;
         out.serialize_field("trust", &self.trust)?;
         out.serialize_field("evidence", &self.evidence.to_string())?;
         out.serialize_field("platform_id", &self.platform_id)?;
+        out.serialize_field("gpu_ids", &self.gpu_ids)?;
+        out.serialize_field("tcb_evaluation", &self.tcb_evaluation)?;
         out.serialize_field("valid_until_ms", &self.valid_until.millis())?;
         out.serialize_field("cached", &self.cached)?;
         out.serialize_field("peer", &self.claims.peer.to_string())?;
@@ -262,137 +204,8 @@ impl Serialize for Verdict {
         out.serialize_field("beacon_seqno", &self.claims.beacon.seqno)?;
         out.serialize_field("epoch", &self.claims.epoch)?;
         out.serialize_field("factors", &self.factors)?;
+        out.serialize_field("gpu", &self.gpu)?;
         out.end()
-    }
-}
-
-/// Collects factors while a verifier works.
-#[derive(Default)]
-pub(crate) struct Findings {
-    factors: Vec<(Check, Factor)>,
-}
-
-impl Findings {
-    fn record(
-        &mut self,
-        check: Check,
-        result: FactorResult,
-        reason: impl Into<String>,
-        seen: impl Into<String>,
-        wanted: impl Into<String>,
-    ) {
-        // A failure is never overwritten by something milder, and nothing is listed twice.
-        if let Some((_, old)) = self
-            .factors
-            .iter_mut()
-            .find(|(recorded, _)| *recorded == check)
-        {
-            if old.result == FactorResult::Fail || result != FactorResult::Fail {
-                return;
-            }
-            old.result = result;
-            old.required = true;
-            old.reason = reason.into();
-            old.seen = seen.into();
-            old.wanted = wanted.into();
-            return;
-        }
-        let factor = Factor {
-            name: check.name(),
-            required: true,
-            result,
-            reason: reason.into(),
-            seen: seen.into(),
-            wanted: wanted.into(),
-        };
-        self.factors.push((check, factor));
-    }
-
-    pub(crate) fn pass(
-        &mut self,
-        check: Check,
-        reason: impl Into<String>,
-        seen: impl Into<String>,
-    ) {
-        self.record(check, FactorResult::Pass, reason, seen, "");
-    }
-
-    pub(crate) fn fail(
-        &mut self,
-        check: Check,
-        reason: impl Into<String>,
-        seen: impl Into<String>,
-        wanted: impl Into<String>,
-    ) {
-        self.record(check, FactorResult::Fail, reason, seen, wanted);
-    }
-
-    /// Passes if `holds`, else fails; `reasons` are for the one and for the other.
-    pub(crate) fn require(
-        &mut self,
-        check: Check,
-        holds: bool,
-        reasons: (&str, &str),
-        seen: impl Into<String>,
-        wanted: impl Into<String>,
-    ) {
-        if holds {
-            self.record(check, FactorResult::Pass, reasons.0, seen, wanted);
-        } else {
-            self.record(check, FactorResult::Fail, reasons.1, seen, wanted);
-        }
-    }
-
-    /// The policy does not ask. Only checks that may be skipped become optional by it.
-    pub(crate) fn not_asked(&mut self, check: Check, reason: impl Into<String>) {
-        self.record(check, FactorResult::Skip, reason, "", "");
-        if check.may_be_skipped()
-            && let Some((_, factor)) = self.factors.last_mut()
-            && factor.name == check.name()
-        {
-            factor.required = false;
-        }
-    }
-
-    /// Could not be looked at although it is required.
-    pub(crate) fn not_reached(&mut self, check: Check, reason: impl Into<String>) {
-        self.record(check, FactorResult::Skip, reason, "", "");
-    }
-
-    pub(crate) fn copy(&mut self, check: Check, factor: &Factor) {
-        if !self.factors.iter().any(|(recorded, _)| *recorded == check) {
-            self.factors.push((check, factor.clone()));
-        }
-    }
-
-    pub(crate) fn any_failed(&self) -> bool {
-        self.factors
-            .iter()
-            .any(|(_, factor)| factor.result == FactorResult::Fail)
-    }
-
-    /// All checks in order; what is missing was not reached.
-    pub(crate) fn finish(mut self) -> Vec<Factor> {
-        self.factors.sort_by_key(|(check, _)| *check);
-        let why = self
-            .factors
-            .iter()
-            .find(|(_, factor)| factor.result == FactorResult::Fail)
-            .map_or_else(
-                || "not reached".to_owned(),
-                |(check, _)| format!("not reached: {} failed", check.name()),
-            );
-        for check in Check::ALL {
-            self.not_reached_if_missing(*check, &why);
-        }
-        self.factors.sort_by_key(|(check, _)| *check);
-        self.factors.into_iter().map(|(_, factor)| factor).collect()
-    }
-
-    fn not_reached_if_missing(&mut self, check: Check, why: &str) {
-        if !self.factors.iter().any(|(recorded, _)| *recorded == check) {
-            self.not_reached(check, why);
-        }
     }
 }
 
@@ -404,33 +217,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::findings::Findings;
 
     fn verdict(factors: Vec<Factor>) -> Verdict {
+        let claims = Claims {
+            noise_key: [0; 32],
+            mlkem_key: Vec::new(),
+            receipt_key: [0; 32],
+            peer: Keypair::ed25519_from_bytes([1; 32])
+                .unwrap()
+                .public()
+                .to_peer_id(),
+            model: Digest::ZERO,
+            config: Digest::ZERO,
+            gpu_evidence: Digest::ZERO,
+            canary: Digest::ZERO,
+            beacon: Beacon {
+                seqno: 0,
+                hash: Digest::ZERO,
+            },
+            epoch: 0,
+        };
         Verdict {
             factors,
             valid_until: UnixMillis::from_millis(1),
-            claims: Claims {
-                noise_key: [0; 32],
-                mlkem_key: Vec::new(),
-                receipt_key: [0; 32],
-                peer: Keypair::ed25519_from_bytes([1; 32])
-                    .unwrap()
-                    .public()
-                    .to_peer_id(),
-                model: Digest::ZERO,
-                config: Digest::ZERO,
-                gpu_evidence: Digest::ZERO,
-                canary: Digest::ZERO,
-                beacon: Beacon {
-                    seqno: 0,
-                    hash: Digest::ZERO,
-                },
-                epoch: 0,
-            },
-            evidence: Digest::ZERO,
-            trust: Trust::Intel,
-            platform_id: String::new(),
-            cached: false,
+            ..Verdict::unfinished(Trust::Intel, &claims)
         }
     }
 
@@ -517,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_policy_insists_on_fails_where_there_is_nothing_to_look_at() {
+        let mut findings = Findings::insisting(&[Check::Canary]);
+        findings.not_asked(Check::Canary, "the guest asked nothing");
+        findings.not_asked(Check::MrSeam, "no module is named");
+        let verdict = verdict(findings.finish());
+        assert_eq!(verdict.result(Check::Canary), Some(FactorResult::Fail));
+        let module = verdict.factor(Check::MrSeam).unwrap();
+        assert_eq!(
+            (module.result, module.required),
+            (FactorResult::Skip, false)
+        );
+    }
+
+    #[test]
     fn an_empty_verdict_refuses() {
         assert!(!verdict(Vec::new()).accepted());
     }
@@ -537,6 +362,7 @@ mod tests {
         let mut findings = Findings::default();
         findings.fail(Check::PeerId, "other peer", "a", "b");
         let json = serde_json::to_value(verdict(findings.finish())).unwrap();
+        assert_eq!(json["format"], VERDICT_FORMAT);
         assert_eq!(json["accepted"], false);
         assert_eq!(json["trust"], "intel");
         assert_eq!(json["factors"].as_array().unwrap().len(), Check::ALL.len());

@@ -105,7 +105,7 @@ fn a_revoked_platform_is_refused_and_another_one_is_not() {
         ..terms()
     });
     let verdict = verify(&bundle);
-    refused(&verdict, &[Check::Revocation]);
+    refused(&verdict, &[Check::PckCrl]);
     assert_eq!(
         verdict.result(Check::SignatureChain),
         Some(FactorResult::Skip)
@@ -145,12 +145,66 @@ fn a_platform_that_is_not_up_to_date_is_refused_with_its_advisories() {
 }
 
 #[test]
+fn a_platform_that_is_out_of_date_is_taken_while_the_grace_lasts_and_not_longer() {
+    let advisory = "INTEL-SA-01192".to_owned();
+    let outdated = CollateralTerms {
+        platform_status: TcbStatus::OutOfDate,
+        advisories: vec![advisory.clone()],
+        ..terms()
+    };
+    let bundle = with_collateral(&outdated);
+    let policy = |grace_days, advisories_allowed| {
+        let mut policy = simulated::policy();
+        policy.tcb.accepted.push(TcbStatus::OutOfDate);
+        policy.tcb.grace_days = grace_days;
+        policy.tcb.advisories_allowed = advisories_allowed;
+        policy
+    };
+    let read = vec![advisory];
+    // The level is dated when the collateral was issued: exactly one day ago.
+    let two_days = verify_at(now(), policy(2, read.clone()), &bundle, &claims());
+    assert!(two_days.accepted(), "\n{two_days}");
+    let one_day = verify_at(now(), policy(1, read.clone()), &bundle, &claims());
+    refused(&one_day, &[Check::TcbStatus]);
+    let unread = verify_at(now(), policy(2, Vec::new()), &bundle, &claims());
+    refused(&unread, &[Check::TcbStatus]);
+
+    // The verdict does not outlive the grace.
+    let minute = 60;
+    let ending = CollateralTerms {
+        issued: NOW_SECONDS + minute - 24 * 3_600,
+        ..outdated
+    };
+    let verdict = verify_at(now(), policy(1, read), &with_collateral(&ending), &claims());
+    assert!(verdict.accepted(), "\n{verdict}");
+    assert_eq!(verdict.valid_until.millis(), (NOW_SECONDS + minute) * 1_000);
+}
+
+#[test]
+fn an_enclave_out_of_date_is_taken_by_the_same_grace() {
+    let bundle = with_collateral(&CollateralTerms {
+        enclave_status: TcbStatus::OutOfDate,
+        ..terms()
+    });
+    let mut policy = simulated::policy();
+    policy.tcb.accepted.push(TcbStatus::OutOfDate);
+    policy.tcb.grace_days = 2;
+    let verdict = verify_at(now(), policy.clone(), &bundle, &claims());
+    assert!(verdict.accepted(), "\n{verdict}");
+    policy.tcb.grace_days = 1;
+    refused(
+        &verify_at(now(), policy, &bundle, &claims()),
+        &[Check::QeIdentity],
+    );
+}
+
+#[test]
 fn a_quoting_enclave_that_is_not_up_to_date_is_refused() {
     let bundle = with_collateral(&CollateralTerms {
         enclave_status: TcbStatus::OutOfDate,
         ..terms()
     });
-    refused(&verify(&bundle), &[Check::QeIdentity, Check::TcbStatus]);
+    refused(&verify(&bundle), &[Check::QeIdentity]);
     let bundle = with_collateral(&CollateralTerms {
         enclave_status: TcbStatus::Revoked,
         ..terms()
@@ -206,21 +260,14 @@ fn collateral_that_was_touched_breaks_the_chain() {
 
 #[test]
 fn how_the_platform_is_set_up_is_for_the_policy_to_allow() {
-    let base = simulated::policy;
-    for policy in [
-        Policy {
-            allow_smt: false,
-            ..base()
-        },
-        Policy {
-            allow_cached_keys: false,
-            ..base()
-        },
-        Policy {
-            allow_dynamic_platform: false,
-            ..base()
-        },
-    ] {
+    let forbidding: [fn(&mut Policy); 3] = [
+        |policy| policy.platform.allow_smt = false,
+        |policy| policy.platform.allow_cached_keys = false,
+        |policy| policy.platform.allow_dynamic_platform = false,
+    ];
+    for forbid in forbidding {
+        let mut policy = simulated::policy();
+        forbid(&mut policy);
         let verdict = verify_at(now(), policy, &honest(&claims()), &claims());
         refused(&verdict, &[Check::PlatformFlags]);
     }

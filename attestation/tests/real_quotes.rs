@@ -39,18 +39,22 @@ const OUTDATED: (&[u8], &[u8]) = (
 const OUTDATED_TIME: u64 = 1_771_498_731;
 
 /// Everything that Intel's part consists of.
-const INTELS_PART: [Check; 13] = [
+const INTELS_PART: [Check; 17] = [
     Check::QuoteSize,
     Check::QuoteStructure,
     Check::Debug,
     Check::SeptVeDisable,
     Check::TdAttributes,
+    Check::Migratable,
+    Check::ServiceTd,
     Check::RootPinned,
     Check::PlatformLabel,
     Check::CollateralStructure,
     Check::CollateralExpiry,
     Check::SignatureChain,
-    Check::Revocation,
+    Check::RootCrl,
+    Check::PckCrl,
+    Check::TdxModule,
     Check::QeIdentity,
     Check::TcbStatus,
 ];
@@ -89,6 +93,16 @@ fn a_real_version_4_quote_verifies_under_intels_root_at_its_time() {
 fn a_real_version_5_quote_of_an_extended_td_verifies_at_its_time() {
     let verdict = examine(V5_EXTENDED, V5_EXTENDED_TIME, policy_for_samples());
     passed(&verdict, &INTELS_PART);
+}
+
+#[test]
+fn a_real_quote_of_an_sgx_enclave_is_no_tdx_guest() {
+    let enclave: (&[u8], &[u8]) = (include_bytes!("fixtures/sgx_quote"), V4.1);
+    let verdict = examine(enclave, V4_TIME, policy_for_samples());
+    refused(&verdict, &[Check::QuoteStructure]);
+    let structure = verdict.factor(Check::QuoteStructure).unwrap();
+    assert_eq!(structure.seen, "version 3");
+    assert!(structure.reason.contains("SGX"), "{}", structure.reason);
 }
 
 #[test]
@@ -166,10 +180,8 @@ fn collateral_is_refused_before_it_is_issued_and_after_it_expired() {
 
 #[test]
 fn collateral_below_the_floor_is_refused_though_intel_signed_it() {
-    let policy = Policy {
-        min_tcb_evaluation: 18,
-        ..policy_for_samples()
-    };
+    let mut policy = policy_for_samples();
+    policy.tcb.min_evaluation = 18;
     let verdict = examine(V4, V4_TIME, policy);
     let factor = verdict.factor(Check::TcbEvaluation).unwrap();
     assert_eq!(factor.result, FactorResult::Fail);

@@ -35,7 +35,19 @@ fn an_honest_worker_is_accepted_until_its_second_hour_ends() {
         .filter(|factor| factor.result != FactorResult::Pass)
         .map(|factor| factor.name)
         .collect();
-    assert_eq!(skipped, ["config_digest", "gpu_evidence", "mrseam"]);
+    assert_eq!(
+        skipped,
+        [
+            "config_digest",
+            "canary",
+            "mrseam",
+            "event_log",
+            "image_in_log",
+            "platform_unique",
+            "gpu_evidence",
+            "gpu_unique"
+        ]
+    );
     assert_eq!(verdict.valid_until.millis(), (claims().epoch + 2) * HOUR_MS);
     assert!(
         verdict.platform_id.starts_with("53494d21"),
@@ -292,7 +304,8 @@ fn gpu_evidence_that_nobody_can_verify_is_refused_and_not_skipped() {
     };
     refused(&verify(&honest(&boasting)), &[Check::GpuEvidence]);
     let policy = Policy {
-        require_gpu: true,
+        gpu_manifest: Some(Digest::ZERO),
+        required: vec![Check::GpuEvidence],
         ..simulated::policy()
     };
     refused(
@@ -305,7 +318,7 @@ fn gpu_evidence_that_nobody_can_verify_is_refused_and_not_skipped() {
 
 #[test]
 fn a_guest_that_is_not_shut_to_its_host_is_refused() {
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         (|report| report.td_attributes[0] |= 1, Check::Debug),
         (
             |report| report.td_attributes[3] &= !0x10,
@@ -315,14 +328,15 @@ fn a_guest_that_is_not_shut_to_its_host_is_refused() {
             |report| report.td_attributes[0] |= 0x10,
             Check::TdAttributes,
         ),
-        (
-            |report| report.td_attributes[3] |= 0x20,
-            Check::TdAttributes,
-        ),
+        (|report| report.td_attributes[3] |= 0x20, Check::Migratable),
+        (|report| report.td_attributes[2] |= 0x02, Check::ServiceTd),
         (|report| report.xfam[1] |= 1, Check::Xfam),
         (|report| report.xfam[0] = 0, Check::Xfam),
         (|report| report.mr_owner = [1; 48], Check::MrOwner),
-        (|report| report.mr_owner_config = [1; 48], Check::MrOwner),
+        (
+            |report| report.mr_owner_config = [1; 48],
+            Check::MrOwnerConfig,
+        ),
         (|report| report.mr_config_id = [1; 48], Check::MrConfigId),
     ];
     for (shape, check) in cases {
@@ -352,7 +366,7 @@ fn registers_of_two_allowed_images_cannot_be_mixed() {
     next.mrtd = Measurement::from_bytes([0xe0; 48]);
     next.rtmr0 = Measurement::from_bytes([0xe1; 48]);
     next.rtmr1 = Measurement::from_bytes([0xe2; 48]);
-    policy.images.push(next);
+    policy.images.push(next.into());
     let bundle = shaped(|report| report.rt_mr1 = [0xe2; 48]);
     refused(
         &verify_at(now(), policy, &bundle, &claims()),
@@ -362,9 +376,10 @@ fn registers_of_two_allowed_images_cannot_be_mixed() {
 
 #[test]
 fn a_tdx_module_that_the_policy_does_not_know_is_refused() {
-    let policy = |module| Policy {
-        mrseam: vec![module],
-        ..simulated::policy()
+    let policy = |module| {
+        let mut policy = simulated::policy();
+        policy.guest.mrseam = vec![module];
+        policy
     };
     let bundle = honest(&claims());
     let verdict = verify_at(now(), policy(Measurement::of(b"other")), &bundle, &claims());

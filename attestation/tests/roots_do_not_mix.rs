@@ -24,7 +24,7 @@ const THEN: UnixMillis = UnixMillis::from_millis(1_752_919_234_000);
 
 fn policy() -> Policy {
     let mut policy = policy_for_samples();
-    policy.images.push(simulated::image());
+    policy.images.push(simulated::image().into());
     policy
 }
 

@@ -10,6 +10,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use cocoon_attestation::log::NoteSigner;
+use cocoon_attestation::policy::Policy;
+use cocoon_attestation::policy::signature;
 use cocoon_attestation::{Check, FactorResult, Trust, Verdict, Verifier};
 use cocoon_protocol::evidence::Attached;
 use cocoon_protocol::evidence::EvidenceBundle;
@@ -144,5 +147,28 @@ fn random_bytes_in_any_part_of_the_collateral_never_verify() {
                 verdict.result(Check::SignatureChain),
                 Some(FactorResult::Pass)
             );
+        });
+}
+
+#[test]
+fn random_text_as_a_policy_or_its_signature_is_refused_without_a_panic() {
+    let signer = NoteSigner::new("release.example/policy", &[9; 32]).unwrap();
+    let keys = [signer.verifier()];
+    let frames = [
+        ("", ""),
+        ("version = 2\n", ""),
+        (
+            "cocoon.policy/2\nsha256 ",
+            "\n\n\u{2014} release.example/policy AAAA\n",
+        ),
+    ];
+    bolero::check!()
+        .with_iterations(2_000)
+        .with_type::<(u8, String)>()
+        .for_each(|(frame, text)| {
+            let (before, behind) = frames[usize::from(*frame) % frames.len()];
+            let text = format!("{before}{text}{behind}");
+            assert!(Policy::from_toml(&text).is_err());
+            assert!(signature::verify(b"policy", text.as_bytes(), &keys).is_err());
         });
 }

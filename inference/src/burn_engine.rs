@@ -100,6 +100,7 @@ impl BurnEngine {
             cache_bytes_per_token: decoder.cache_bytes_per_token(),
             cache_tokens: (shape.pages as u64).saturating_mul(PAGE_TOKENS as u64),
             embedding_width: u32::try_from(decoder.width()).unwrap_or(u32::MAX),
+            tokenizer: Some(checkpoint.tokenizer_digest()),
             runs_on: decoder.runs_on(),
         };
         let mut serving = ServingOptions::for_pages(shape.pages);

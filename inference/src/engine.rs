@@ -221,6 +221,8 @@ pub struct ModelInfo {
     pub cache_tokens: u64,
     /// Numbers in an embedding.
     pub embedding_width: u32,
+    /// Digest of the tokenizer and template that count; see [`crate::Tokenizer`].
+    pub tokenizer: Option<Digest>,
     /// What computes: "avx512-vnni", "cuda", "http://127.0.0.1:8000" and the like.
     pub runs_on: String,
 }
@@ -314,6 +316,8 @@ pub struct Step {
     /// Tokens generated: 0 for a step that read a piece of the prompt and for the model's end-of-turn
     /// token, which says nothing; else 1.
     pub tokens: u32,
+    /// The numbers of these tokens; none where the engine only passes text on.
+    pub ids: Vec<u32>,
     /// Log-probabilities of these tokens, where they were asked for.
     pub logprobs: Vec<PositionLogprobs>,
     /// Set exactly on the last step.

@@ -133,6 +133,9 @@ pub enum EngineError {
     /// The model's files are damaged, hostile, incomplete, or of a kind that is not read.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    /// A sealed model could not be opened.
+    #[error(transparent)]
+    Sealed(Box<crate::sealed::SealedError>),
     /// A server on this machine could not be used, or did not answer as it should.
     #[error(transparent)]
     Upstream(#[from] crate::upstream::UpstreamError),
@@ -142,4 +145,10 @@ pub enum EngineError {
     /// The engine's thread could not be started.
     #[error("the engine's thread could not be started: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+impl From<crate::sealed::SealedError> for EngineError {
+    fn from(error: crate::sealed::SealedError) -> Self {
+        Self::Sealed(Box::new(error))
+    }
 }

@@ -8,7 +8,7 @@
 //! GGUF file, Hugging Face folder ─ checkpoint ─┬─ families on layers   weights, forward pass
 //!                                              │    ├─ kernel          on the processor
 //!                                              │    └─ burn tensors    on any other device
-//!                                              ├─ vocabulary           text ⇄ tokens
+//!                                              ├─ vocabulary           text ⇄ tokens, counted by tokenizer
 //!                                              └─ template             messages → text
 //! serving: who is in the next pass → decoder → sampling → stream → Step
 //! ```
@@ -17,6 +17,7 @@
 //! used, and what does not fit is an [`EngineError`].
 
 mod burn_engine;
+pub mod canary;
 pub mod checkpoint;
 mod decoder;
 pub mod device_ceiling;
@@ -28,10 +29,12 @@ pub mod kernel;
 mod layers;
 mod replay;
 pub mod sampling;
+pub mod sealed;
 pub mod serving;
 pub mod store;
 mod stream;
 mod template;
+mod tokenizer;
 pub mod upstream;
 mod vocabulary;
 
@@ -44,3 +47,4 @@ pub use engine::{
 };
 pub use error::EngineError;
 pub use layers::profile;
+pub use tokenizer::{Recount, Tokenizer};

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, model, run, status,
-    verify,
+    CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, doctor, gpu, guest, log,
+    model, policy, receipt, run, status, vault, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -38,14 +38,28 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Check a receipt, factor by factor; exit 0 only if it is verified
     Verify(verify::VerifyArgs),
+    /// Show, check, export and recount receipts
+    Receipt(receipt::ReceiptArgs),
     /// Run a whole network on this machine: a prompt, its payment, its settlement
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
     Model(model::ModelArgs),
+    /// What is demanded of evidence: a template, checking, signing, explaining a refusal
+    Policy(policy::PolicyArgs),
+    /// The transparency log of guest images: sign it, prove that an image stands in it, check it
+    Log(log::LogArgs),
+    /// Measure a guest's image, read a firmware's event log
+    Guest(guest::GuestArgs),
+    /// Judge the evidence of GPUs, and pin what they should run
+    Gpu(gpu::GpuArgs),
+    /// Keep a model secret: encrypt it, and release its key to attested guests only
+    Vault(vault::VaultArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Look at Intel's collateral, fetch it, hand it to a node
     Collateral(collateral::CollateralArgs),
+    /// Say what this machine lacks to run a worker, and how to mend it; exit 0 only if nothing is missing
+    Doctor(Box<doctor::DoctorArgs>),
     /// Print the configuration in force and where each value comes from
     Config(config::ConfigArgs),
 }
@@ -69,10 +83,17 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Chat(args) => chat::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Receipt(args) => receipt::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
+        Command::Policy(args) => policy::run(args),
+        Command::Log(args) => log::run(args),
+        Command::Guest(args) => guest::run(args),
+        Command::Gpu(args) => gpu::run(args),
+        Command::Vault(args) => vault::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Collateral(args) => collateral::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Config(args) => config::run(args),
     }
 }
@@ -110,19 +131,55 @@ mod tests {
             "cocoon status --json",
             "cocoon verify -",
             "cocoon verify receipt.json --evidence simulated --chain-url http://127.0.0.1:1",
+            "cocoon verify receipt.json --offline --block 7:0000000000000000000000000000000000000000000000000000000000000000",
+            "cocoon receipt show chatcmpl-00 --json",
+            "cocoon receipt verify receipt.json --json",
+            "cocoon receipt export 00 --out receipt.json --open --gateway http://127.0.0.1:1",
+            "cocoon receipt recount receipt.json --model m.gguf --request a.json --response b.json --json",
             "cocoon demo --model m.gguf --keep",
             "cocoon config --check",
             "cocoon collateral show c.json --json",
             "cocoon collateral fetch --fmspc b0c06f000000 --out c.json",
             "cocoon collateral import c.json --data-dir /tmp/x",
+            "cocoon doctor --json",
+            "cocoon doctor --root /mnt/guest --evidence tdx --model-path /models/m.gguf --thorough",
             "cocoon bench engine --model m.gguf --json",
             "cocoon bench engine --model m --device cuda --batches 1,8",
+            "cocoon gpu rims driver.swidtag vbios.swidtag --out manifest.toml --allow-expired-signers",
+            "cocoon gpu show report.bin --json",
+            "cocoon gpu verify evidence.bin --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --json",
+            "cocoon gpu verify report.bin --chain chain.pem --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --at 2025-10-09T08:53:20Z --expired-rim-signers allow --allow-unknown-mode",
             "cocoon model pull",
             "cocoon model pull hf:Qwen/Qwen3-0.6B --name qwen",
             "cocoon model list --json",
             "cocoon model show ./model.gguf --memory 24GiB --json",
             "cocoon model verify m --json",
             "cocoon model remove m --yes",
+            "cocoon policy template",
+            "cocoon policy check policy.toml --key example.org/release+01234567+AAAA --json",
+            "cocoon policy sign policy.toml --key release.key --out policy.toml.note",
+            "cocoon policy explain evidence --policy policy.toml --at 1760000000 --json",
+            "cocoon bench verify --rounds 10 --json",
+            "cocoon log init images --origin example.org/guest-images",
+            "cocoon log append images --image guest.toml --revision abc --json",
+            "cocoon log key example.org/alice --out alice.key",
+            "cocoon log sign images --key alice.key",
+            "cocoon log prove images --image guest --out guest.proof",
+            "cocoon log verify guest.proof --rebuilders rebuilders.toml --json",
+            "cocoon log --json verify images --rebuilders rebuilders.toml --since checkpoint.old",
+            "cocoon log show images",
+            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline x --memory 8GiB --toml",
+            "cocoon guest measure --firmware OVMF.fd --kernel vmlinuz --pages each-section --handover patched --json",
+            "cocoon guest log",
+            "cocoon guest log CCEL --draft",
+            "cocoon guest log CCEL --policy rtmr0.toml",
+            "cocoon model canary m --json",
+            "cocoon model canary m --upstream http://127.0.0.1:8000/v1 --upstream-model n",
+            "cocoon vault key --out owner.key",
+            "cocoon vault seal m.gguf --key owner.key --out m.cocoon-sealed --name m --json",
+            "cocoon vault show m.cocoon-sealed --quick --json",
+            "cocoon vault open m.cocoon-sealed --key owner.key --out m.gguf",
+            "cocoon vault serve --key a --key b --sealed m.cocoon-sealed --policy-path p.toml --json",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

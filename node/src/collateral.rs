@@ -32,6 +32,13 @@ pub fn directory(data_dir: &Path) -> PathBuf {
     data_dir.join("collateral")
 }
 
+/// Where `cocoon collateral import` puts a family's collateral.
+#[must_use]
+pub fn file_of(data_dir: &Path, family: &PlatformFamily) -> PathBuf {
+    let name = family.to_string().replace('/', "-");
+    directory(data_dir).join(format!("{name}.json"))
+}
+
 /// Why a service gave no collateral.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -104,7 +111,7 @@ impl OperatorsCollateral {
     }
 
     /// Of several files for a family the one that lasts longest.
-    fn from_files(&self, family: &PlatformFamily) -> Option<Vec<u8>> {
+    fn files_of(&self, family: &PlatformFamily) -> Option<Vec<u8>> {
         let listed = fs::read_dir(directory(&self.data_dir))
             .into_iter()
             .flatten();
@@ -131,7 +138,7 @@ impl Provisioning for OperatorsCollateral {
                 )
                 .ok()
         });
-        self.from_files(family)
+        self.files_of(family)
             .into_iter()
             .chain(from_service)
             .collect()

@@ -127,6 +127,14 @@ impl GatewayClient {
         self.get(&format!("/v1/receipts/{id}")).await
     }
 
+    /// The same with the salt, which opens the receipt's commitments.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open_receipt(&self, id: &str) -> Result<ReceiptDocument, ClientError> {
+        self.get(&format!("/v1/receipts/{id}?open=true")).await
+    }
+
     /// `POST /admin/{what}` with the admin token.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! | [`gateway_client`], [`receipt_check`] | what `chat`, `status` and `verify` are made of |
 //! | [`net`] | the libp2p swarm |
 //! | [`telemetry`] | logs and metrics |
+//! | [`doctor`] | what a machine lacks to run a worker |
 //! | [`wiring`] | roles put together |
 //! | [`local_mesh`], [`demo`] | a whole network of processes, and its tour |
 //!
@@ -21,11 +22,13 @@ pub mod collateral;
 pub mod command;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod gateway_client;
 pub mod http;
 pub mod local_mesh;
 pub mod net;
 pub mod receipt_check;
+pub mod receipt_recount;
 pub mod secret_file;
 pub mod signals;
 pub mod suggest;

@@ -5,16 +5,22 @@
 //! 2. The receipt key signed the receipt (Ed25519 over canonical bytes).
 //! 3. The sums are right: price × tokens = amount, and time runs forward.
 //! 4. The evidence binds that key to an enclave: it is the evidence the receipt names, for the same
-//!    worker and the same model, appraised as of the moment the job ended.
+//!    worker and the same model, appraised as of the moment the job ended, with the collateral in
+//!    the document. So a document is as good years later, when Intel no longer serves that collateral.
+//!
+//! What needs the chain is one block: that the evidence was not made before it. Without a chain
+//! and without a block from its owner that factor is skipped, and a receipt with a skipped factor
+//! is not verified.
 //!
 //! What it does not show: that the moment is true (the worker wrote it, within the hours that the
-//! evidence was valid), and that the answer is in the receipt only as a digest. A factor that was
-//! not looked at never counts as passed.
+//! evidence was valid), and what was asked and answered, to which the receipt holds only salted
+//! commitments; [`crate::receipt_recount`] opens them. A factor that was not looked at never
+//! counts as passed.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use cocoon_actors::gateway_port::{RECEIPT_FORMAT, ReceiptDocument};
-use cocoon_attestation::{Expectation, FactorResult, Verifier};
+use cocoon_actors::gateway_port::{BeaconReference, RECEIPT_FORMAT, ReceiptDocument};
+use cocoon_attestation::{Check, Expectation, FactorResult, Verifier};
 use cocoon_protocol::evidence::{Beacon, EvidenceBundle};
 use cocoon_protocol::receipt::{Receipt, SignedReceipt};
 use cocoon_protocol::units::NanoTon;
@@ -68,9 +74,61 @@ pub struct Statement {
     started_unix_ms: u64,
     ended_unix_ms: u64,
     evidence: String,
-    request_digest: String,
-    response_digest: String,
+    request_commitment: String,
+    response_commitment: String,
+    tokens_commitment: Option<String>,
+    tokenizer: Option<String>,
+    receipt_key: String,
     leaf: String,
+}
+
+impl Statement {
+    /// Name and value of each line, in order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
+        let none = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+        vec![
+            ("receipt", self.leaf.clone()),
+            ("job", self.job.clone()),
+            ("worker", self.worker.clone()),
+            ("client", self.client.clone()),
+            ("model", self.model.clone()),
+            ("model digest", self.model_digest.clone()),
+            ("tokenizer", none(&self.tokenizer)),
+            ("prompt tokens", self.prompt_tokens.to_string()),
+            ("output tokens", self.output_tokens.to_string()),
+            (
+                "price",
+                format!(
+                    "{} and {} nanoTON a token",
+                    self.price_input_nanoton, self.price_output_nanoton
+                ),
+            ),
+            ("amount", format!("{} nanoTON", self.amount_nanoton)),
+            ("channel", self.channel.clone()),
+            (
+                "channel's total",
+                format!("{} nanoTON", self.cumulative_nanoton),
+            ),
+            ("ending", self.ending.to_owned()),
+            ("started", format!("{} ms since 1970", self.started_unix_ms)),
+            ("ended", format!("{} ms since 1970", self.ended_unix_ms)),
+            ("evidence", self.evidence.clone()),
+            ("receipt key", self.receipt_key.clone()),
+            ("request commitment", self.request_commitment.clone()),
+            ("response commitment", self.response_commitment.clone()),
+            ("tokens commitment", none(&self.tokens_commitment)),
+        ]
+    }
+}
+
+/// What is known of the block that the evidence names.
+#[derive(Clone, Debug)]
+pub enum Block {
+    /// This is the block of that number, says the chain or the person who asks.
+    Known(Beacon),
+    /// Nobody was asked, or nobody answered: why.
+    Unknown(String),
 }
 
 /// The document's parts, before anything is believed.
@@ -167,12 +225,43 @@ impl Opened {
     pub fn claimed_beacon(&self) -> Option<Beacon> {
         self.bundle.as_ref().map(|bundle| bundle.claims.beacon)
     }
+
+    /// The receipt, if the key that it names has signed it.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn receipt(&self) -> Result<Receipt, cocoon_protocol::WireError> {
+        self.signed
+            .verify()
+            .map(cocoon_protocol::Verified::into_inner)
+    }
+
+    /// What the receipt says, if it can be read at all; whether anybody signed it is another matter.
+    #[must_use]
+    pub fn statement(&self) -> Option<Statement> {
+        let receipt = Receipt::decode(&self.signed.receipt).ok()?;
+        Some(statement(self, &receipt))
+    }
+
+    /// Its name, if the key that it names has signed it.
+    #[must_use]
+    pub fn leaf_of_signed(&self) -> Option<String> {
+        self.signed
+            .verify()
+            .ok()
+            .map(|_| self.signed.leaf().to_string())
+    }
+
+    /// What opens the commitments, if the document says it.
+    #[must_use]
+    pub fn salt(&self) -> Option<&str> {
+        self.document.salt.as_deref()
+    }
 }
 
-/// Checks everything. `beacons` are blocks as the *chain* has them; without the one that the
-/// evidence names, the evidence is not accepted.
+/// Checks everything.
 #[must_use]
-pub fn check(opened: &Opened, verifier: &Verifier, beacons: &[Beacon]) -> Report {
+pub fn check(opened: &Opened, verifier: &Verifier, block: &Block) -> Report {
     let mut lines = Lines::default();
     let receipt = match opened.signed.verify() {
         Ok(receipt) => {
@@ -187,12 +276,10 @@ pub fn check(opened: &Opened, verifier: &Verifier, beacons: &[Beacon]) -> Report
             None
         }
     };
-    // Shown even when the signature is wrong, and judged only when it is right.
-    let shown = Receipt::decode(&opened.signed.receipt).ok();
     if let Some(receipt) = receipt.as_deref() {
         labels(&mut lines, opened, receipt);
         sums(&mut lines, receipt);
-        evidence(&mut lines, opened, receipt, verifier, beacons);
+        evidence(&mut lines, opened, receipt, verifier, block);
     } else {
         for name in [
             "document_labels",
@@ -210,7 +297,8 @@ pub fn check(opened: &Opened, verifier: &Verifier, beacons: &[Beacon]) -> Report
             FactorResult::Skip => !line.required,
         }),
         trust: verifier.trust().name().to_owned(),
-        receipt: shown.map(|receipt| statement(opened, &receipt)),
+        // Shown even when the signature is wrong, and judged only when it is right.
+        receipt: opened.statement(),
         factors: lines.0,
     }
 }
@@ -218,7 +306,13 @@ pub fn check(opened: &Opened, verifier: &Verifier, beacons: &[Beacon]) -> Report
 fn labels(lines: &mut Lines, opened: &Opened, receipt: &Receipt) {
     let leaf = opened.signed.leaf().to_string();
     let document = &opened.document;
-    if document.id == leaf && document.job == receipt.job.to_string() {
+    let beacon = opened.claimed_beacon().map(BeaconReference::from);
+    if document.beacon.is_some() && document.beacon != beacon {
+        lines.fail(
+            "document_labels",
+            "the document names another block than its evidence",
+        );
+    } else if document.id == leaf && document.job == receipt.job.to_string() {
         lines.pass(
             "document_labels",
             "id and job are those of the signed receipt",
@@ -265,7 +359,7 @@ fn evidence(
     opened: &Opened,
     receipt: &Receipt,
     verifier: &Verifier,
-    beacons: &[Beacon],
+    block: &Block,
 ) {
     let Some(bundle) = &opened.bundle else {
         lines.skip("receipt_key_attested", "the document holds no evidence");
@@ -282,14 +376,35 @@ fn evidence(
             "the evidence claims another receipt key",
         );
     }
-    let expectation = Expectation {
-        peer: receipt.worker,
-        model: receipt.model_digest,
-        evidence: receipt.evidence,
-        recent_beacons: beacons,
+    // Where the block cannot be compared it is assumed here, so that all that comes after it is
+    // looked at; below it is said that it was not.
+    let beacon = match block {
+        Block::Known(beacon) => *beacon,
+        Block::Unknown(_) => bundle.claims.beacon,
     };
+    let beacons = [beacon];
+    let expectation = Expectation::new(
+        receipt.worker,
+        receipt.model_digest,
+        receipt.evidence,
+        &beacons,
+    );
     let verdict = verifier.examine(receipt.ended, bundle, &expectation);
     lines.0.extend(verdict.factors.iter().map(|factor| {
+        if let Block::Unknown(why) = block
+            && factor.name == Check::Beacon.name()
+            && factor.result == FactorResult::Pass
+        {
+            return Line {
+                name: format!("evidence.{}", factor.name),
+                result: FactorResult::Skip,
+                required: true,
+                reason: format!(
+                    "block {} {} was not compared with the chain: {why}",
+                    beacon.seqno, beacon.hash
+                ),
+            };
+        }
         let differs = if factor.result == FactorResult::Fail && !factor.seen.is_empty() {
             format!(" (seen {}, wanted {})", factor.seen, factor.wanted)
         } else {
@@ -303,10 +418,13 @@ fn evidence(
         }
     }));
     // The verdict's own rule is stricter than a sum of its lines: none may be missing.
-    if verdict.accepted() {
-        lines.pass("evidence", "accepted as of the end of the job");
-    } else {
-        lines.fail("evidence", "refused");
+    match (verdict.accepted(), block) {
+        (true, Block::Known(_)) => lines.pass("evidence", "accepted as of the end of the job"),
+        (true, Block::Unknown(_)) => lines.skip(
+            "evidence",
+            "as of the end of the job all is in order but the block, which was not compared",
+        ),
+        (false, _) => lines.fail("evidence", "refused"),
     }
 }
 
@@ -328,35 +446,49 @@ fn statement(opened: &Opened, receipt: &Receipt) -> Statement {
         started_unix_ms: receipt.started.millis(),
         ended_unix_ms: receipt.ended.millis(),
         evidence: receipt.evidence.to_string(),
-        request_digest: receipt.request_digest.to_string(),
-        response_digest: receipt.response_digest.to_string(),
+        request_commitment: receipt.request_commitment.to_string(),
+        response_commitment: receipt.response_commitment.to_string(),
+        tokens_commitment: receipt.tokens_commitment.map(|digest| digest.to_string()),
+        tokenizer: receipt.tokenizer.map(|digest| digest.to_string()),
+        receipt_key: receipt.receipt_key.to_string(),
         leaf: opened.signed.leaf().to_string(),
     }
 }
 
+/// The lines of a report as they are found.
 #[derive(Default)]
-struct Lines(Vec<Line>);
+pub(crate) struct Lines(Vec<Line>);
 
 impl Lines {
-    fn pass(&mut self, name: &str, reason: &str) {
-        self.push(name, FactorResult::Pass, reason);
+    pub(crate) fn pass(&mut self, name: &str, reason: &str) {
+        self.push(name, FactorResult::Pass, true, reason);
     }
 
-    fn fail(&mut self, name: &str, reason: &str) {
-        self.push(name, FactorResult::Fail, reason);
+    pub(crate) fn fail(&mut self, name: &str, reason: &str) {
+        self.push(name, FactorResult::Fail, true, reason);
     }
 
-    fn skip(&mut self, name: &str, reason: &str) {
-        self.push(name, FactorResult::Skip, reason);
+    /// Required, and not looked at.
+    pub(crate) fn skip(&mut self, name: &str, reason: &str) {
+        self.push(name, FactorResult::Skip, true, reason);
     }
 
-    fn push(&mut self, name: &str, result: FactorResult, reason: &str) {
+    /// Not looked at, and not required.
+    pub(crate) fn note(&mut self, name: &str, reason: &str) {
+        self.push(name, FactorResult::Skip, false, reason);
+    }
+
+    pub(crate) fn push(&mut self, name: &str, result: FactorResult, required: bool, reason: &str) {
         self.0.push(Line {
             name: name.to_owned(),
             result,
-            required: true,
+            required,
             reason: reason.to_owned(),
         });
+    }
+
+    pub(crate) fn into_lines(self) -> Vec<Line> {
+        self.0
     }
 }
 

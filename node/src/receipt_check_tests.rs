@@ -28,8 +28,8 @@ fn receipt() -> Receipt {
         model: "m".to_owned(),
         model_digest: Digest::from_bytes([4; 32]),
         evidence: Digest::from_bytes([5; 32]),
-        request_digest: Digest::from_bytes([6; 32]),
-        response_digest: Digest::from_bytes([7; 32]),
+        request_commitment: Digest::from_bytes([6; 32]),
+        response_commitment: Digest::from_bytes([7; 32]),
         prompt_tokens: 10,
         output_tokens: 3,
         price: Price {
@@ -46,6 +46,8 @@ fn receipt() -> Receipt {
         started: UnixMillis::from_millis(1_790_000_000_000),
         ended: UnixMillis::from_millis(1_790_000_002_000),
         receipt_key: PublicKey32::from_bytes([0; 32]),
+        tokens_commitment: Some(Digest::from_bytes([8; 32])),
+        tokenizer: None,
     }
 }
 
@@ -57,6 +59,8 @@ fn document(signed: &SignedReceipt, bundle: Option<&EvidenceBundle>) -> ReceiptD
         network: "devnet".to_owned(),
         signed_receipt: BASE64.encode(signed.encode()),
         evidence: bundle.map(|bundle| BASE64.encode(bundle.encode())),
+        beacon: bundle.map(|bundle| bundle.claims.beacon.into()),
+        salt: None,
     }
 }
 
@@ -71,7 +75,7 @@ fn intel() -> Verifier {
     Verifier::new(
         Trust::Intel,
         Policy {
-            images: vec![image],
+            images: vec![image.into()],
             ..Policy::default()
         },
     )
@@ -88,7 +92,15 @@ fn result(report: &Report, name: &str) -> FactorResult {
 }
 
 fn checked(document: ReceiptDocument) -> Report {
-    check(&Opened::from_document(document).unwrap(), &intel(), &[])
+    check(
+        &Opened::from_document(document).unwrap(),
+        &intel(),
+        &unknown(),
+    )
+}
+
+fn unknown() -> Block {
+    Block::Unknown("nobody was asked".to_owned())
 }
 
 #[test]
@@ -206,7 +218,7 @@ fn fuzz_a_strangers_document_never_panics() {
         odd.signed_receipt = BASE64.encode(bytes);
         odd.evidence = Some(BASE64.encode(bytes));
         if let Ok(opened) = Opened::from_document(odd) {
-            assert!(!check(&opened, &verifier, &[]).verified);
+            assert!(!check(&opened, &verifier, &unknown()).verified);
         }
     });
 }
@@ -267,7 +279,7 @@ mod with_simulated_evidence {
         let bundle = bundle();
         let opened = Opened::from_document(document(&signed_for(&bundle), Some(&bundle))).unwrap();
         assert_eq!(opened.claimed_beacon(), Some(beacon()));
-        let report = check(&opened, &simulated(), &[beacon()]);
+        let report = check(&opened, &simulated(), &Block::Known(beacon()));
         assert!(report.verified, "{report:#?}");
         assert_eq!(report.trust, "simulated");
     }
@@ -276,8 +288,49 @@ mod with_simulated_evidence {
     fn without_the_chains_block_or_under_intels_root_it_is_not() {
         let bundle = bundle();
         let opened = Opened::from_document(document(&signed_for(&bundle), Some(&bundle))).unwrap();
-        assert!(!check(&opened, &simulated(), &[]).verified);
-        assert!(!check(&opened, &intel(), &[beacon()]).verified);
+        // Everything else is looked at and passes; the block is skipped, and says why.
+        let report = check(&opened, &simulated(), &unknown());
+        assert!(!report.verified);
+        for line in &report.factors {
+            let skipped = ["evidence.beacon", "evidence"].contains(&line.name.as_str());
+            assert!(line.result != FactorResult::Fail, "{line:?}");
+            assert_eq!(
+                line.required && line.result == FactorResult::Skip,
+                skipped,
+                "{line:?}"
+            );
+        }
+        assert_eq!(
+            result(&report, "evidence.signature_chain"),
+            FactorResult::Pass
+        );
+        let line = report
+            .factors
+            .iter()
+            .find(|line| line.name == "evidence.beacon");
+        assert!(line.unwrap().reason.contains("nobody was asked"));
+        let other = Beacon {
+            seqno: 9,
+            hash: Digest::from_bytes([1; 32]),
+        };
+        let report = check(&opened, &simulated(), &Block::Known(other));
+        assert_eq!(result(&report, "evidence.beacon"), FactorResult::Fail);
+        assert!(!report.verified);
+        assert!(!check(&opened, &intel(), &Block::Known(beacon())).verified);
+    }
+
+    #[test]
+    fn a_block_that_is_not_the_evidences_is_a_lie_of_the_document() {
+        let bundle = bundle();
+        let mut lying = document(&signed_for(&bundle), Some(&bundle));
+        lying.beacon = Some(BeaconReference {
+            seqno: 10,
+            ..beacon().into()
+        });
+        let opened = Opened::from_document(lying).unwrap();
+        let report = check(&opened, &simulated(), &Block::Known(beacon()));
+        assert_eq!(result(&report, "document_labels"), FactorResult::Fail);
+        assert!(!report.verified);
     }
 
     #[test]
@@ -291,13 +344,13 @@ mod with_simulated_evidence {
         .sign(&thief)
         .unwrap();
         let opened = Opened::from_document(document(&stolen, Some(&bundle))).unwrap();
-        let report = check(&opened, &simulated(), &[beacon()]);
+        let report = check(&opened, &simulated(), &Block::Known(beacon()));
         assert_eq!(result(&report, "receipt_key_attested"), FactorResult::Fail);
         assert!(!report.verified);
 
         let other = receipt().sign(&key()).unwrap();
         let opened = Opened::from_document(document(&other, Some(&bundle))).unwrap();
-        let report = check(&opened, &simulated(), &[beacon()]);
+        let report = check(&opened, &simulated(), &Block::Known(beacon()));
         assert_eq!(
             result(&report, "evidence.advertised_evidence"),
             FactorResult::Fail

@@ -94,14 +94,19 @@ impl Token {
         Ok(Self(text.to_owned()))
     }
 
-    fn create(path: &Path) -> Result<Self, SecretFileError> {
+    /// Makes one in a new file, mode 600; an existing file is left alone.
+    pub fn create(path: &Path) -> Result<Self, SecretFileError> {
+        let mut bytes = [0; TOKEN_BYTES];
+        getrandom::fill(&mut bytes).map_err(SecretFileError::Entropy)?;
+        Self::store(path, hex::encode(bytes))
+    }
+
+    /// Puts a secret of another form, of at least 32 printable characters, into a new file, mode 600.
+    pub fn store(path: &Path, token: String) -> Result<Self, SecretFileError> {
         let io = |source| SecretFileError::Io {
             path: path.to_owned(),
             source,
         };
-        let mut bytes = [0; TOKEN_BYTES];
-        getrandom::fill(&mut bytes).map_err(SecretFileError::Entropy)?;
-        let token = hex::encode(bytes);
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(io)?;
         }

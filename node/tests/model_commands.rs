@@ -143,6 +143,23 @@ fn a_model_is_pulled_listed_shown_verified_and_removed() {
 }
 
 #[test]
+fn the_known_questions_are_put_to_a_model() {
+    let world = World::new();
+    world.pull();
+    let json = world.json(&["canary", "Tiny.Q4", "--json"]);
+    assert_eq!(json["standing"], "unknown");
+    let digest = json["canary"].as_str().unwrap();
+    assert_eq!(digest.len(), 64);
+    assert_eq!(json["answers"].as_array().unwrap().len(), 4);
+    assert_eq!(json["answers"][0]["question"], "short");
+    let text = world.prints(&["canary", world.file().to_str().unwrap()]);
+    assert!(
+        text.contains(&format!("canary   {digest}")) && text.contains("canary = "),
+        "{text}"
+    );
+}
+
+#[test]
 fn one_changed_byte_fails_verification_and_shows() {
     let world = World::new();
     world.pull();

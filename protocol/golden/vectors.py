@@ -71,6 +71,32 @@ report_data = hashlib.sha512(data).digest()
 print("report data         ", report_data.hex())
 print("evidence digest     ", sha256(report_data).hex())
 
+# The commitments, under the salt 5a…5a.
+salt = b"\x5a" * 32
+
+
+def le(n):
+    return struct.pack("<I", n)
+
+
+def commitment(kind, data):
+    return sha256(b"cocoon/" + kind + b"/v2\0" + salt + data)
+
+
+request_commitment = commitment(b"request", b"{}")
+texts = [b"Hello", b"Bonjour"]
+response_commitment = commitment(
+    b"response", le(len(texts)) + b"".join(le(len(text)) + text for text in texts)
+)
+answers = [[1, 70_000], [3]]
+tokens_commitment = commitment(
+    b"tokens",
+    le(len(answers)) + b"".join(le(len(ids)) + b"".join(map(le, ids)) for ids in answers),
+)
+print("request commitment  ", request_commitment.hex())
+print("response commitment ", response_commitment.hex())
+print("tokens commitment   ", tokens_commitment.hex())
+
 # The receipt, signed by key seed 09…09.
 key, receipt_key = public(9)
 channel = blob(2, b"\xcc" * 32)  # workchain 0 is left out
@@ -82,8 +108,8 @@ receipt = b"".join(
         blob(4, b"smollm2"),
         blob(5, b"\x12" * 32),
         blob(6, b"\x13" * 32),
-        blob(7, sha256(b"{}")),
-        blob(8, sha256(b"Hello")),
+        blob(7, request_commitment),
+        blob(8, response_commitment),
         number(9, 40),
         number(10, 300),
         blob(11, number(1, 100) + number(2, 500)),
@@ -94,9 +120,11 @@ receipt = b"".join(
         number(16, 1_700_000_000_000),
         number(17, 1_700_000_001_234),
         blob(18, receipt_key),
+        blob(19, tokens_commitment),
+        blob(20, b"\x14" * 32),
     ]
 )
-signature = key.sign(b"cocoon/receipt/v1\0" + receipt)
+signature = key.sign(b"cocoon/receipt/v2\0" + receipt)
 encoded = blob(1, receipt) + blob(2, signature)
 print("receipt digest      ", sha256(receipt).hex())
 print("receipt signature   ", signature.hex())

@@ -27,7 +27,7 @@ use libp2p_core::SignedEnvelope;
 use proptest::prelude::*;
 use std::fmt::Debug;
 
-fn survives<T: Wire + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
+pub(crate) fn survives<T: Wire + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
     let bytes = encode(value);
     prop_assert_eq!(&decode::<T>(&bytes).unwrap(), value);
     let mut unknown = bytes.clone();
@@ -137,7 +137,7 @@ fn disturbed(valid: &[u8], noise: &[u8]) -> Vec<u8> {
 }
 
 /// No bytes panic, and what is let in has one spelling.
-fn fuzz<T: Wire + PartialEq + Debug>(valid: &T) {
+pub(crate) fn fuzz<T: Wire + PartialEq + Debug>(valid: &T) {
     let valid = encode(valid);
     bolero::check!()
         .with_iterations(1_500)
@@ -453,6 +453,7 @@ fn a_chat_request_is_text_of_bounded_size() {
             offer: OfferId::from_bytes([2; 16]),
             channel: address(3),
             chat,
+            salt: crate::samples::salt(),
         })
         .encode()
     };
@@ -541,7 +542,9 @@ fn the_largest_body_of_tokens_fits_its_frame() {
 #[test]
 fn tokens_beyond_a_bound_are_refused_by_name() {
     type Spoil = fn(&mut Tokens);
-    let spoil: [(&str, Spoil); 9] = [
+    let spoil: [(&str, Spoil); 11] = [
+        ("tokens.ids", |t| t.ids = vec![1; 3]),
+        ("tokens.ids", |t| t.ids = vec![1]),
         ("tokens.text", |t| t.text = "x".repeat(MAX_TEXT_BYTES + 1)),
         ("tokens.tokens", |t| t.tokens = MAX_FRAME_TOKENS + 1),
         ("tokens.choice", |t| t.choice = MAX_CHOICES),
@@ -598,6 +601,7 @@ fn debug_output_of_frames_holds_no_content() {
         offer: OfferId::from_bytes([2; 16]),
         channel: address(3),
         chat: b"planted-secret".to_vec(),
+        salt: crate::Salt::from_bytes([4; 32]),
     });
     let tokens = WorkerFrame::Tokens(Tokens::of("planted-secret", 3));
     assert!(!format!("{job:?}{tokens:?}").contains("planted"));

@@ -5,6 +5,10 @@
 
 use crate::ids::Digest;
 
+/// In every protocol name and topic. Raised when any message changes: decoders are canonical, so nodes of two
+/// versions could not read one another anyway.
+const WIRE_VERSION: u32 = 2;
+
 /// A network: its id and its attestation root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -15,16 +19,16 @@ pub struct Network {
 }
 
 impl Network {
-    /// A libp2p protocol name: `/cocoon/<network>/<first 8 digits of the trust domain>/<name>/1`.
+    /// A libp2p protocol name: `/cocoon/<network>/<first 8 digits of the trust domain>/<name>/<version>`.
     #[must_use]
     pub fn protocol(&self, name: &str) -> String {
-        format!("/{}/{name}/1", self.prefix())
+        format!("/{}/{name}/{WIRE_VERSION}", self.prefix())
     }
 
     /// A gossip topic, named like a protocol without the leading slash.
     #[must_use]
     pub fn topic(&self, name: &str) -> String {
-        format!("{}/{name}/1", self.prefix())
+        format!("{}/{name}/{WIRE_VERSION}", self.prefix())
     }
 
     fn prefix(&self) -> String {
@@ -45,7 +49,7 @@ mod tests {
         };
         assert_eq!(
             network(1).protocol("offer"),
-            "/cocoon/devnet/01010101/offer/1"
+            "/cocoon/devnet/01010101/offer/2"
         );
         assert_ne!(network(1).protocol("offer"), network(2).protocol("offer"));
         assert_ne!(network(1).topic("adverts"), network(2).topic("adverts"));

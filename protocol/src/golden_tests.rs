@@ -59,19 +59,41 @@ fn report_data_is_what_the_specification_says() {
 }
 
 #[test]
+fn commitments_are_what_the_specification_says() {
+    let receipt = receipt();
+    let tokens = receipt.tokens_commitment.unwrap();
+    for (commitment, wanted) in [
+        (
+            receipt.request_commitment,
+            "3edbda1e31d8e08ff55999302809167743865d9a7bfddf6da95299e02f480516",
+        ),
+        (
+            receipt.response_commitment,
+            "a24d0e1a3695ff50fc8a8650d83887670e80847339009466ba626acfe074eb28",
+        ),
+        (
+            tokens,
+            "24576a0e55b8c47b7e9d8cb2c159806706b64fac26f5d880a3184c9b45c5b03b",
+        ),
+    ] {
+        assert_eq!(commitment.to_string(), wanted);
+    }
+}
+
+#[test]
 fn a_receipt_has_the_signature_and_the_leaf_that_others_compute() {
     let signed = receipt().sign(&SigningKey::from_bytes(&[9; 32])).unwrap();
     assert_eq!(
         Digest::sha256(&signed.receipt).to_string(),
-        "504d4e972d96f0c759dffc2e9d2c52ddac7b6e920a1d55516778cf14d9892035"
+        "af50d7bfefc17b6feedef0f0dcdd311c8964a509c862443910c01c48d2975c79"
     );
     assert_eq!(
         hex::encode(signed.signature),
-        "1073bda033dec6c68ec189308a7f99c339b01080ad54be201248277e4af000cc\
-         b3e0ee71dc777d7e06e237e7f0ee58defd5700f53e0c12872e5127ee0699f10d"
+        "6df66a69b176ebc3589d2e594376124b2ccf49b2d2a00a9102d248afe493b2d9\
+         3ae6ce0c7462771ff0740849b80099e2ce71010f5dccf8c7ceb671efc2863401"
     );
     assert_eq!(
         signed.leaf().to_string(),
-        "b3c1e9804c7c3b9629206a107302be7632e71c8921a8a4a8a31ce3bd1d480fe4"
+        "059db0b04841969af85c17f83e41ddfff2370b6154319137b421a4a3581e005a"
     );
 }

@@ -7,6 +7,11 @@
 //! [`ClientFrame::Done`] when it has kept the receipt, and both close the session. Each end records
 //! exactly one [`Outcome`].
 
+mod outcome;
+
+pub use outcome::Outcome;
+
+use crate::commitment::Salt;
 use crate::ids::{JobId, OfferId, TonAddress};
 use crate::proto;
 use crate::proto::client_frame::{Cancel, Done, Frame as ClientBody};
@@ -55,6 +60,8 @@ pub struct JobRequest {
     /// What is asked, JSON in UTF-8, at most [`MAX_CHAT_BYTES`]: the body of an OpenAI chat completion
     /// request, or texts to be embedded.
     pub chat: Vec<u8>,
+    /// Drawn by the client for this attempt; hides the content of the receipt's commitments.
+    pub salt: Salt,
 }
 
 /// Sizes only, never content.
@@ -95,6 +102,9 @@ pub struct Tokens {
     pub finish: Option<FinishReason>,
     /// For the tokens in turn, at most [`MAX_FRAME_TOKENS`], if they were asked for.
     pub logprobs: Vec<PositionLogprobs>,
+    /// The tokens' numbers in the model's vocabulary: as many as [`Self::tokens`], or none where the engine
+    /// has none.
+    pub ids: Vec<u32>,
 }
 
 impl Tokens {
@@ -180,6 +190,9 @@ impl std::fmt::Debug for Tokens {
         )?;
         if !self.logprobs.is_empty() {
             write!(f, ", {} positions", self.logprobs.len())?;
+        }
+        if !self.ids.is_empty() {
+            write!(f, ", {} ids", self.ids.len())?;
         }
         if self.choice > 0 || self.finish.is_some() {
             write!(f, ", choice {}", self.choice)?;
@@ -323,56 +336,6 @@ codes! {
     Unsupported = "unsupported",
 }
 
-/// How a job ended, at one end. Exactly one per job and end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    /// Everything was sent, and there is a receipt.
-    Completed,
-    /// The client wanted no more.
-    Cancelled,
-    /// The worker refused it before the first token.
-    Rejected(JobErrorCode),
-    /// The worker disappeared.
-    WorkerLost,
-    /// The client disappeared.
-    ClientLost,
-    /// The client stopped paying.
-    PaymentStalled,
-    /// The engine failed.
-    EngineFailed,
-    /// It took too long.
-    TimedOut,
-}
-
-impl Outcome {
-    /// Every label there is, for counters that should be there from the start.
-    pub const LABELS: [&'static str; 8] = [
-        "completed",
-        "cancelled",
-        "rejected",
-        "worker_lost",
-        "client_lost",
-        "payment_stalled",
-        "engine_failed",
-        "timed_out",
-    ];
-
-    /// Its name, for metrics: one of [`Self::LABELS`].
-    #[must_use]
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Rejected(_) => "rejected",
-            Self::WorkerLost => "worker_lost",
-            Self::ClientLost => "client_lost",
-            Self::PaymentStalled => "payment_stalled",
-            Self::EngineFailed => "engine_failed",
-            Self::TimedOut => "timed_out",
-        }
-    }
-}
-
 codec!(ClientFrame);
 codec!(WorkerFrame);
 
@@ -387,6 +350,7 @@ impl Wire for JobRequest {
             offer: self.offer.as_bytes().to_vec(),
             channel: Some(self.channel.into()),
             chat: self.chat.clone(),
+            salt: self.salt.as_bytes().to_vec(),
         }
     }
 
@@ -402,6 +366,7 @@ impl Wire for JobRequest {
             offer: OfferId::from_bytes(field::<Self>("offer").array(&proto.offer)?),
             channel: field::<Self>("channel").address(proto.channel)?,
             chat,
+            salt: Salt::from_bytes(field::<Self>("salt").array(&proto.salt)?),
         })
     }
 }
@@ -453,6 +418,7 @@ impl Wire for WorkerFrame {
                     .finish
                     .map_or(0, |finish| Ending::from(finish).to_proto().into()),
                 logprobs: tokens.logprobs.iter().map(position_to_proto).collect(),
+                ids: tokens.ids.clone(),
             }),
             Self::Finished { finish, receipt } => WorkerBody::Finished(proto::Finished {
                 finish: Ending::from(*finish).to_proto().into(),
@@ -514,6 +480,11 @@ fn tokens_from_proto(proto: proto::Tokens) -> Result<Tokens, WireError> {
     let most = usize::try_from(MAX_FRAME_TOKENS).unwrap_or(usize::MAX);
     field::<WorkerFrame>("tokens.text").at_most(proto.text.len(), MAX_TEXT_BYTES)?;
     field::<WorkerFrame>("tokens.logprobs").at_most(proto.logprobs.len(), most)?;
+    if !proto.ids.is_empty() {
+        let ids = u32::try_from(proto.ids.len()).unwrap_or(u32::MAX);
+        let tokens = i128::from(proto.tokens);
+        field::<WorkerFrame>("tokens.ids").within::<u32>(ids, tokens, tokens)?;
+    }
     Ok(Tokens {
         text: proto.text,
         tokens: field::<WorkerFrame>("tokens.tokens").within(
@@ -538,6 +509,7 @@ fn tokens_from_proto(proto: proto::Tokens) -> Result<Tokens, WireError> {
             .into_iter()
             .map(position_from_proto)
             .collect::<Result<_, _>>()?,
+        ids: proto.ids,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a worker states, under its enclave's key, about a job it did.
 //!
-//! The signature is Ed25519 (RFC 8032) over `"cocoon/receipt/v1" 00 ‖ canonical Receipt bytes`, by
+//! The signature is Ed25519 (RFC 8032) over `"cocoon/receipt/v2" 00 ‖ canonical Receipt bytes`, by
 //! the receipt key that the claims of the evidence name. A [`SignedReceipt`], encoded, is a leaf of
 //! the worker's settlement batch: `SHA-256(00 ‖ bytes)` as in RFC 6962, section 2.1.
 
@@ -13,7 +13,7 @@ use crate::wire::{Verified, Wire, WireError, bytes, decode, encode, field};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 /// Precedes the receipt in what is signed.
-pub const RECEIPT_DOMAIN: &[u8] = b"cocoon/receipt/v1\0";
+pub const RECEIPT_DOMAIN: &[u8] = b"cocoon/receipt/v2\0";
 /// Most bytes of a receipt.
 pub const MAX_RECEIPT_BYTES: usize = 1024;
 /// Most bytes of a receipt with its signature.
@@ -104,10 +104,10 @@ pub struct Receipt {
     pub model_digest: Digest,
     /// Evidence of the enclave: [`crate::evidence::Claims::digest`].
     pub evidence: Digest,
-    /// SHA-256 of `JobRequest::chat`.
-    pub request_digest: Digest,
-    /// SHA-256 of the whole text that was sent.
-    pub response_digest: Digest,
+    /// To `JobRequest::chat`: [`Salt::request`](crate::Salt::request).
+    pub request_commitment: Digest,
+    /// To all that was sent: [`Salt::response`](crate::Salt::response).
+    pub response_commitment: Digest,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens that were sent.
@@ -128,6 +128,10 @@ pub struct Receipt {
     pub ended: UnixMillis,
     /// The key that signs this. To be compared with the evidence by whoever believes it.
     pub receipt_key: PublicKey32,
+    /// To the tokens that were sent: [`Salt::counted_tokens`](crate::Salt::counted_tokens).
+    pub tokens_commitment: Option<Digest>,
+    /// Digest of the tokenizer and template that counted, where the engine has them.
+    pub tokenizer: Option<Digest>,
 }
 
 /// A receipt's bytes with their signature, not checked yet.
@@ -207,6 +211,12 @@ impl SignedReceipt {
         Ok(Verified::after_the_check(receipt))
     }
 
+    /// Exactly what [`Self::signature`] is over: [`RECEIPT_DOMAIN`] and the receipt.
+    #[must_use]
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        signed_bytes(&self.receipt)
+    }
+
     /// Its leaf in the settlement batch, which is also the receipt's name.
     #[must_use]
     pub fn leaf(&self) -> Digest {
@@ -227,8 +237,8 @@ impl Wire for Receipt {
             model: self.model.clone(),
             model_digest: bytes(&self.model_digest),
             evidence: bytes(&self.evidence),
-            request_digest: bytes(&self.request_digest),
-            response_digest: bytes(&self.response_digest),
+            request_commitment: bytes(&self.request_commitment),
+            response_commitment: bytes(&self.response_commitment),
             prompt_tokens: self.prompt_tokens,
             output_tokens: self.output_tokens,
             price: Some(self.price.to_proto()),
@@ -239,11 +249,15 @@ impl Wire for Receipt {
             started_ms: self.started.millis(),
             ended_ms: self.ended.millis(),
             receipt_key: self.receipt_key.as_bytes().to_vec(),
+            tokens_commitment: self.tokens_commitment.as_ref().map(bytes),
+            tokenizer: self.tokenizer.as_ref().map(bytes),
         }
     }
 
     fn from_proto(proto: Self::Proto) -> Result<Self, WireError> {
         let digest = |name, bytes: &[u8]| field::<Self>(name).digest(bytes);
+        let optional =
+            |name, bytes: Option<Vec<u8>>| bytes.map(|bytes| digest(name, &bytes)).transpose();
         Ok(Self {
             job: JobId::from_bytes(field::<Self>("job").array(&proto.job)?),
             worker: field::<Self>("worker").peer(&proto.worker)?,
@@ -251,8 +265,8 @@ impl Wire for Receipt {
             model: field::<Self>("model").bounded(proto.model, MAX_MODEL_ID_BYTES)?,
             model_digest: digest("model_digest", &proto.model_digest)?,
             evidence: digest("evidence", &proto.evidence)?,
-            request_digest: digest("request_digest", &proto.request_digest)?,
-            response_digest: digest("response_digest", &proto.response_digest)?,
+            request_commitment: digest("request_commitment", &proto.request_commitment)?,
+            response_commitment: digest("response_commitment", &proto.response_commitment)?,
             prompt_tokens: proto.prompt_tokens,
             output_tokens: proto.output_tokens,
             price: Price::from_proto(field::<Self>("price"), proto.price)?,
@@ -266,6 +280,8 @@ impl Wire for Receipt {
             receipt_key: PublicKey32::from_bytes(
                 field::<Self>("receipt_key").array(&proto.receipt_key)?,
             ),
+            tokens_commitment: optional("tokens_commitment", proto.tokens_commitment)?,
+            tokenizer: optional("tokenizer", proto.tokenizer)?,
         })
     }
 }

@@ -1,7 +1,12 @@
 //! Valid messages for tests: fixed ones, and proptest strategies that reach every bound.
-#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
 
 use crate::Advert;
+use crate::commitment::Salt;
 use crate::evidence::{Attached, Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceRequest};
 use crate::ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 use crate::job::{
@@ -90,6 +95,11 @@ pub(crate) fn offer(worker: PeerId, client: PeerId) -> Offer {
     }
 }
 
+/// The salt of `golden/vectors.py`.
+pub(crate) fn salt() -> Salt {
+    Salt::from_bytes([0x5a; 32])
+}
+
 /// The receipt of `golden/vectors.py`.
 pub(crate) fn receipt() -> Receipt {
     Receipt {
@@ -99,8 +109,8 @@ pub(crate) fn receipt() -> Receipt {
         model: "smollm2".to_owned(),
         model_digest: Digest::from_bytes([0x12; 32]),
         evidence: Digest::from_bytes([0x13; 32]),
-        request_digest: Digest::sha256(b"{}"),
-        response_digest: Digest::sha256(b"Hello"),
+        request_commitment: salt().request(b"{}"),
+        response_commitment: salt().response(&["Hello", "Bonjour"]),
         prompt_tokens: 40,
         output_tokens: 300,
         price: price(100, 500),
@@ -111,6 +121,8 @@ pub(crate) fn receipt() -> Receipt {
         started: UnixMillis::from_millis(1_700_000_000_000),
         ended: UnixMillis::from_millis(1_700_000_001_234),
         receipt_key: PublicKey32::from_bytes([0; 32]),
+        tokens_commitment: Some(salt().tokens(&[vec![1, 70_000], vec![3]])),
+        tokenizer: Some(Digest::from_bytes([0x14; 32])),
     }
 }
 
@@ -275,16 +287,17 @@ pub(crate) fn any_receipt() -> impl Strategy<Value = Receipt> {
         (any::<u32>(), any::<u32>(), any_price(), any_nano()),
         (any_address(), any_nano(), any_ending()),
         (any_millis(), any_millis(), any::<[u8; 32]>()),
+        [(); 2].map(|()| proptest::option::of(any_digest())),
     )
-        .prop_map(|(who, digests, counts, pay, rest)| Receipt {
+        .prop_map(|(who, digests, counts, pay, rest, counted)| Receipt {
             job: JobId::from_bytes(who.0),
             worker: who.1,
             client: who.2,
             model: who.3,
             model_digest: digests.0,
             evidence: digests.1,
-            request_digest: digests.2,
-            response_digest: digests.3,
+            request_commitment: digests.2,
+            response_commitment: digests.3,
             prompt_tokens: counts.0,
             output_tokens: counts.1,
             price: counts.2,
@@ -295,6 +308,8 @@ pub(crate) fn any_receipt() -> impl Strategy<Value = Receipt> {
             started: rest.0,
             ended: rest.1,
             receipt_key: PublicKey32::from_bytes(rest.2),
+            tokens_commitment: counted[0],
+            tokenizer: counted[1],
         })
 }
 
@@ -309,14 +324,18 @@ pub(crate) fn any_client_frame() -> impl Strategy<Value = ClientFrame> {
         any::<[u8; 16]>(),
         any_address(),
         "\\PC{1,200}",
+        any::<[u8; 32]>(),
     );
     prop_oneof![
-        job.prop_map(|(job, offer, channel, chat)| ClientFrame::Job(JobRequest {
-            job: JobId::from_bytes(job),
-            offer: OfferId::from_bytes(offer),
-            channel,
-            chat: chat.into_bytes(),
-        })),
+        job.prop_map(
+            |(job, offer, channel, chat, salt)| ClientFrame::Job(JobRequest {
+                job: JobId::from_bytes(job),
+                offer: OfferId::from_bytes(offer),
+                channel,
+                chat: chat.into_bytes(),
+                salt: Salt::from_bytes(salt),
+            })
+        ),
         any_voucher().prop_map(ClientFrame::Voucher),
         Just(ClientFrame::Cancel),
         Just(ClientFrame::Done),
@@ -344,13 +363,15 @@ pub(crate) fn any_tokens() -> impl Strategy<Value = Tokens> {
         0..MAX_CHOICES,
         finish,
         vec(any_position(), 0..=4),
+        proptest::option::of(any::<u32>()),
     )
-        .prop_map(|(text, tokens, choice, finish, logprobs)| Tokens {
+        .prop_map(|(text, tokens, choice, finish, logprobs, id)| Tokens {
             text,
             tokens,
             choice,
             finish,
             logprobs,
+            ids: id.map_or(Vec::new(), |id| vec![id; tokens as usize]),
         })
 }
 

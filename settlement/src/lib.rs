@@ -1,7 +1,7 @@
 //! Money: vouchers, receipts and batches on one's own disk, and the contracts on TON that turn them into coins.
 //!
 //! Two halves:
-//! - the book-keeping every node does for itself ([`store`], [`ledger`], [`merkle`], [`settler`]);
+//! - the book-keeping every node does for itself ([`store`], [`ledger`], [`settler`]);
 //! - the chain ([`chain`] is how a node talks to one, [`contract`] and [`wallet`] are the messages it sends,
 //!   [`devnet`] is a chain that fits in one process and executes the same contracts in a real TVM).
 //!
@@ -14,6 +14,5 @@ pub mod devnet;
 pub mod wallet;
 
 pub mod ledger;
-pub mod merkle;
 pub mod settler;
 pub mod store;

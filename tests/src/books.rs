@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use cocoon::local_mesh::{Node, until};
 use cocoon_actors::gateway_port::SettlementStatus;
 use cocoon_protocol::receipt::{Receipt, SignedReceipt};
-use cocoon_protocol::{NanoTon, TonAddress};
+use cocoon_protocol::{NanoTon, Salt, TonAddress};
 use cocoon_settlement::chain::{Chain, TransactionSummary};
 use cocoon_settlement::contract::{ChannelState, LedgerState, fetch_channel, fetch_ledger};
 use cocoon_settlement::ledger::{SCHEMA, WorkerLedger, WorkerSummary};
@@ -217,6 +217,13 @@ pub async fn receipt(client: &Node, id: &str) -> Receipt {
     let signed = SignedReceipt::decode(&bytes).expect("a receipt's bytes");
     assert_eq!(signed.leaf().to_string(), document.id);
     signed.verify().expect("a receipt's signature").into_inner()
+}
+
+/// What opens a receipt, as the client's gateway tells its owner.
+pub async fn salt(client: &Node, id: &str) -> Salt {
+    let document = client.http.open_receipt(id).await.expect("a receipt");
+    let salt = document.salt.expect("a salt");
+    salt.parse().expect("a salt's digits")
 }
 
 /// Sums of receipts by channel.

@@ -81,7 +81,8 @@ async fn a_prompt_is_answered_paid_and_settled_and_a_killed_worker_costs_only_it
     .await;
     an_answer_at_the_workers_price(&network, &first);
     let receipt = books::receipt(&network.client, &first.details.receipt).await;
-    the_receipt_says_what_happened(&network, &first, &receipt);
+    let salt = books::salt(&network.client, &first.details.receipt).await;
+    the_receipt_says_what_happened(&network, &first, &receipt, &salt);
     verify_tells_a_true_receipt_from_a_changed_one(&network, &first).await;
 
     let (killed, tokens) = kill_the_worker_that_answers(&mut network).await;

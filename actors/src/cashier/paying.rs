@@ -7,13 +7,13 @@ use crate::clock;
 use crate::metrics::{Metrics, Side};
 use actix::prelude::*;
 use cocoon_protocol::job::Outcome;
-use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::voucher::SignedVoucher;
-use cocoon_protocol::{JobId, NanoTon, PeerId, TonAddress};
+use cocoon_protocol::{Digest, JobId, NanoTon, PeerId, TonAddress};
 use cocoon_settlement::chain::Chain;
 use cocoon_settlement::contract::{CHANNEL_RESERVE, MIN_CLAIM};
 use cocoon_settlement::ledger::{
-    ClientChannel, ClientChannelState, ClientLedger, ClientSummary, KeptReceipt, LedgerError,
+    ClientChannel, ClientChannelState, ClientLedger, ClientSummary, KeptEvidence, KeptReceipt,
+    LedgerError, ReceiptFile,
 };
 use cocoon_settlement::store::RocksStore;
 use cocoon_settlement::wallet::Wallet;
@@ -262,7 +262,7 @@ impl Books {
         job: &JobId,
         channel: TonAddress,
         outcome: Outcome,
-        receipt: Option<&SignedReceipt>,
+        receipt: Option<&ReceiptFile>,
     ) -> Result<(), CashierError> {
         self.leased.remove(&channel);
         self.parts
@@ -389,8 +389,8 @@ pub struct CloseClientJob {
     pub channel: TonAddress,
     /// How it ended.
     pub outcome: Outcome,
-    /// The receipt, if one came and checked out.
-    pub receipt: Option<SignedReceipt>,
+    /// The receipt, if one came and checked out, with its salt and evidence.
+    pub receipt: Option<Box<ReceiptFile>>,
 }
 impl Query for CloseClientJob {
     type Answer = Result<(), CashierError>;
@@ -408,13 +408,18 @@ impl Handler<Ask<CloseClientJob>> for Cashier {
             outcome,
             receipt,
         } = query;
-        reply.send(books.close(&job, channel, outcome, receipt.as_ref()));
+        reply.send(books.close(&job, channel, outcome, receipt.as_deref()));
     }
 }
 
 /// A stored receipt.
 #[derive(Debug)]
-pub struct FindReceipt(pub JobId);
+pub enum FindReceipt {
+    /// Of this job.
+    Job(JobId),
+    /// Of this name.
+    Leaf(Digest),
+}
 impl Query for FindReceipt {
     type Answer = Result<Option<KeptReceipt>, CashierError>;
 }
@@ -422,37 +427,32 @@ impl Handler<Ask<FindReceipt>> for Cashier {
     type Result = ();
     fn handle(&mut self, asked: Ask<FindReceipt>, _: &mut Self::Context) {
         let (query, reply, _job) = asked.open();
-        reply.send(match &self.paying {
-            Some(books) => books
-                .parts
-                .ledger
-                .receipt(&query.0)
-                .map_err(CashierError::from),
-            None => Err(CashierError::WrongRole),
-        });
+        let Some(books) = &self.paying else {
+            return reply.send(Err(CashierError::WrongRole));
+        };
+        let found = match query {
+            FindReceipt::Job(job) => books.parts.ledger.receipt(&job),
+            FindReceipt::Leaf(leaf) => books.parts.ledger.receipt_by_leaf(&leaf),
+        };
+        reply.send(found.map_err(CashierError::from));
     }
 }
 
-/// Receipts looked through for one that is named by its leaf.
-const MAX_RECEIPTS_LISTED: usize = 10_000;
-
-/// The stored receipts.
+/// The evidence that stored receipts name.
 #[derive(Debug)]
-pub struct ListReceipts;
-impl Query for ListReceipts {
-    type Answer = Result<Vec<KeptReceipt>, CashierError>;
+pub struct FindEvidence(pub Digest);
+impl Query for FindEvidence {
+    type Answer = Result<Option<KeptEvidence>, CashierError>;
 }
-impl Handler<Ask<ListReceipts>> for Cashier {
+impl Handler<Ask<FindEvidence>> for Cashier {
     type Result = ();
-    fn handle(&mut self, asked: Ask<ListReceipts>, _: &mut Self::Context) {
-        let (_, reply, _job) = asked.open();
-        let first = JobId::from_bytes([0; 16]);
+    fn handle(&mut self, asked: Ask<FindEvidence>, _: &mut Self::Context) {
+        let (query, reply, _job) = asked.open();
         reply.send(match &self.paying {
-            Some(books) => books
-                .parts
-                .ledger
-                .receipts(&first, MAX_RECEIPTS_LISTED)
-                .map_err(CashierError::from),
+            Some(books) => {
+                let found = books.parts.ledger.evidence(&query.0);
+                found.map_err(CashierError::from)
+            }
             None => Err(CashierError::WrongRole),
         });
     }

@@ -59,10 +59,12 @@ pub struct Completion {
 pub struct Delta {
     /// Which of the answers, counted from 0; below the number that was asked for.
     pub choice: u8,
-    /// Complete characters. Empty only where there are log-probabilities.
+    /// Complete characters. Empty only where there are log-probabilities or numbers of tokens.
     pub text: String,
     /// For the tokens that came with it, if they were asked for.
     pub logprobs: Vec<PositionLogprobs>,
+    /// The numbers of the tokens that came with it; none where the worker's engine has none.
+    pub ids: Vec<u32>,
 }
 
 impl Delta {

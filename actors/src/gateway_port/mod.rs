@@ -31,8 +31,9 @@ pub use submission::{
     MAX_MODEL_NAME_BYTES, MAX_SUBMISSION_BYTES, Role, SubmissionError,
 };
 pub use view::{
-    AdminCommand, ChannelStatus, NodeStatus, NodeView, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey,
-    SettlementStatus, WorkerStanding, WorkerStatus,
+    AdminCommand, BeaconReference, ChannelStatus, LogStatus, MAX_ATTESTATIONS, NodeStatus,
+    NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, SettlementStatus,
+    WorkerAttestation, WorkerStanding, WorkerStatus,
 };
 
 use cocoon_protocol::units::NanoTon;

@@ -1,7 +1,9 @@
 //! What a node shows of itself: status, health, receipts. For people and scripts, so everything is
 //! text or a number with its unit in the name.
 
-use cocoon_protocol::ids::{Digest, JobId};
+use cocoon_attestation::Verdict;
+use cocoon_protocol::evidence::{Beacon, EvidenceBundle};
+use cocoon_protocol::ids::{Digest, JobId, PeerId};
 use serde::{Deserialize, Serialize};
 
 use super::GatewayError;
@@ -29,6 +31,9 @@ pub struct NodeStatus {
     /// evidence. It is renewed by itself while Intel goes on saying so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcb_days_left: Option<f64>,
+    /// The log of guest images that the policy names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStatus>,
     /// Workers seen, whatever their standing.
     pub workers: Vec<WorkerStatus>,
     /// Jobs running now.
@@ -43,6 +48,17 @@ pub struct NodeStatus {
     pub channels: Vec<ChannelStatus>,
     /// A worker's settlement; absent for the other roles.
     pub settlement: Option<SettlementStatus>,
+}
+
+/// A log of guest images, as far as this node knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// The log's name.
+    pub origin: String,
+    /// Entries of the largest head that others see too.
+    pub entries: u64,
+    /// Whether the rebuilders' keys signed two logs; then it admits nobody.
+    pub split_view: bool,
 }
 
 /// What a node thinks of a worker.
@@ -141,11 +157,15 @@ pub enum ReceiptKey {
     Leaf(Digest),
 }
 
-/// Value of [`ReceiptDocument::format`].
-pub const RECEIPT_FORMAT: &str = "cocoon-receipt/1";
+/// Workers in one attestation report. Each has some 50 kB in it.
+pub const MAX_ATTESTATIONS: usize = 64;
 
-/// A receipt with all that is needed to check it offline. Served by `GET /v1/receipts/{id}`, read
-/// by `cocoon verify`. Only `signed_receipt` and `evidence` are believed; the rest is labels.
+/// Value of [`ReceiptDocument::format`].
+pub const RECEIPT_FORMAT: &str = "cocoon-receipt/2";
+
+/// A receipt with all that is needed to check it offline. Served by `GET /v1/receipts/{id}`, written by
+/// `cocoon receipt export`, read by `cocoon receipt verify`. Only `signed_receipt` and `evidence` are
+/// believed; the rest is labels, but for the salt, which opens the commitments or does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReceiptDocument {
@@ -162,6 +182,53 @@ pub struct ReceiptDocument {
     /// The encoded `EvidenceBundle` the session was bound to, base64; absent if it was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<String>,
+    /// The block that the evidence was made after; its hash is to be compared with the chain's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beacon: Option<BeaconReference>,
+    /// Opens the commitments, hexadecimal. Only in a document that its owner has asked to open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<String>,
+}
+
+/// A block that evidence names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeaconReference {
+    /// Its number.
+    pub seqno: u32,
+    /// Its hash, hexadecimal.
+    pub hash: Digest,
+}
+
+impl From<Beacon> for BeaconReference {
+    fn from(beacon: Beacon) -> Self {
+        Self {
+            seqno: beacon.seqno,
+            hash: beacon.hash,
+        }
+    }
+}
+
+/// Whether a receipt's document may say what opens its commitments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// As it may be shown to anybody.
+    Sealed,
+    /// With the salt: whoever has it can tell whether a text is the one that was asked or answered.
+    Open,
+}
+
+/// A worker whose evidence was accepted, and what it shows.
+#[derive(Clone, Debug)]
+pub struct WorkerAttestation {
+    /// Who.
+    pub peer: PeerId,
+    /// Ids of the models it serves.
+    pub models: Vec<String>,
+    /// Quote, collateral, claims.
+    pub bundle: EvidenceBundle,
+    /// Factor by factor.
+    pub verdict: Verdict,
 }
 
 /// What a person with the admin token may ask for.
@@ -183,7 +250,17 @@ pub trait NodeView: Send + Sync + 'static {
     async fn status(&self) -> Result<NodeStatus, GatewayError>;
 
     /// A stored receipt, or `None`.
-    async fn receipt(&self, key: ReceiptKey) -> Result<Option<ReceiptDocument>, GatewayError>;
+    async fn receipt(
+        &self,
+        key: ReceiptKey,
+        opening: Opening,
+    ) -> Result<Option<ReceiptDocument>, GatewayError>;
+
+    /// The workers that are verified now, of one model or of all, at most [`MAX_ATTESTATIONS`].
+    async fn attestations(
+        &self,
+        model: Option<&str>,
+    ) -> Result<Vec<WorkerAttestation>, GatewayError>;
 
     /// Carries out an admin command; returns when it is accepted, not when it is done.
     async fn admin(&self, command: AdminCommand) -> Result<(), GatewayError>;

@@ -12,8 +12,10 @@
 
 mod conversation;
 mod placement;
+mod receipt;
+mod served;
 
-use self::conversation::{Answer, Served};
+use self::served::{Answer, Served};
 use crate::ask::{Address, ask, ask_surely, tell, tell_surely};
 use crate::attestor::{AcceptedOf, Attestor};
 use crate::cashier::paying::{CloseClientJob, LeaseChannel, LeasedChannel};
@@ -28,8 +30,8 @@ use crate::router::Router;
 use cocoon_protocol::job::{JobErrorCode, Outcome};
 use cocoon_protocol::metering::Payer;
 use cocoon_protocol::negotiation::{Candidate, Offer, Wish};
-use cocoon_protocol::receipt::SignedReceipt;
-use cocoon_protocol::{Digest, JobId, ModelTerms, NanoTon, PeerId, TonAddress};
+use cocoon_protocol::{Digest, JobId, ModelTerms, NanoTon, PeerId, Salt, TonAddress};
+use cocoon_settlement::ledger::ReceiptFile;
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
@@ -241,6 +243,7 @@ impl Run {
             // No window on our side: every frame is paid at once, since the worker ends a job only
             // when all of it is paid and does not say which frame is the last.
             payer: Payer::new(offer.price, channel.signed, NanoTon::ZERO, needed),
+            salt: Salt::from_bytes(rand::random()),
             answers: vec![Answer::default(); usize::from(self.chat.choices())],
             frames: 0,
             receipt: None,
@@ -251,7 +254,14 @@ impl Run {
             Attempt::Cancelled => Outcome::Cancelled,
             Attempt::Again(outcome, _) | Attempt::Final(outcome, _) => *outcome,
         };
-        self.close(channel.address, outcome, served.receipt).await;
+        let receipt = served.receipt.map(|receipt| {
+            Box::new(ReceiptFile {
+                receipt,
+                salt: served.salt,
+                evidence: accepted.bundle.clone(),
+            })
+        });
+        self.close(channel.address, outcome, receipt).await;
         attempt
     }
 
@@ -317,7 +327,12 @@ impl Run {
         ask(&self.parts.negotiator, negotiate).await.ok()?.offer
     }
 
-    async fn close(&self, channel: TonAddress, outcome: Outcome, receipt: Option<SignedReceipt>) {
+    async fn close(
+        &self,
+        channel: TonAddress,
+        outcome: Outcome,
+        receipt: Option<Box<ReceiptFile>>,
+    ) {
         let close = CloseClientJob {
             job: self.job,
             channel,

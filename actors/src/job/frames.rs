@@ -85,6 +85,7 @@ impl Gathered {
         tokens.text.push_str(&step.text);
         tokens.tokens = tokens.tokens.saturating_add(step.tokens);
         tokens.logprobs.extend(logprobs);
+        tokens.ids.extend(step.ids);
         self.bytes = self.bytes.saturating_add(bytes);
         full.into_iter().collect()
     }
@@ -92,7 +93,12 @@ impl Gathered {
     /// What is gathered, if it is anything.
     fn take(&mut self) -> Option<Tokens> {
         self.bytes = 0;
-        Some(std::mem::take(&mut self.tokens)).filter(|tokens| *tokens != Tokens::default())
+        let mut tokens = std::mem::take(&mut self.tokens);
+        // All of them have numbers, or it is said of none.
+        if usize::try_from(tokens.tokens) != Ok(tokens.ids.len()) {
+            tokens.ids.clear();
+        }
+        Some(tokens).filter(|tokens| *tokens != Tokens::default())
     }
 }
 
@@ -118,6 +124,7 @@ mod tests {
             step: Step {
                 text: text.to_owned(),
                 tokens: 1,
+                ids: Vec::new(),
                 logprobs: Vec::new(),
                 finish,
             },
@@ -154,6 +161,31 @@ mod tests {
             [Tokens::of("c", 1)]
         );
         assert_eq!(frames.ending(), Some(Ending::Length));
+    }
+
+    fn named(text: &str, id: u32) -> Said {
+        let mut said = said(0, text, None);
+        said.step.ids = vec![id];
+        said
+    }
+
+    #[test]
+    fn each_tokens_number_goes_with_it_or_none_does() {
+        let mut frames = Frames::new(1);
+        let mut sent = Vec::new();
+        for id in 1..=FRAME_TOKENS + 2 {
+            sent.extend(frames.push(named("a", id)));
+        }
+        let mut end = said(0, "", Some(EngineFinish::Stop));
+        end.step.tokens = 0;
+        sent.extend(frames.push(end));
+        let ids: Vec<_> = sent.iter().map(|tokens| tokens.ids.clone()).collect();
+        assert_eq!(ids, [(1..=8).collect::<Vec<_>>(), vec![9, 10]]);
+        // A step without a number among others: the frame names none, and can be read.
+        let mut frames = Frames::new(1);
+        assert_eq!(frames.push(named("a", 1)), []);
+        let mixed = frames.push(said(0, "b", Some(EngineFinish::Stop)));
+        assert_eq!(mixed, [Tokens::of("ab", 2)]);
     }
 
     #[test]

@@ -11,7 +11,6 @@ mod frames;
 pub mod pipe;
 pub mod worker;
 
-use cocoon_protocol::Digest;
 use std::time::Duration;
 
 /// Longest wait for the other end while a session is being set up.
@@ -22,10 +21,3 @@ pub const WORKER_SILENCE_LIMIT: Duration = Duration::from_secs(60);
 pub const VOUCHER_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for the other end to take a frame. One that reads nothing must not keep a slot.
 pub const SEND_LIMIT: Duration = Duration::from_secs(20);
-
-/// The digest of a job's answers, as its receipt has it: of the text, or of several with a zero byte between
-/// each two.
-#[must_use]
-pub fn answer_digest(answers: &[String]) -> Digest {
-    Digest::sha256(answers.join("\0").as_bytes())
-}

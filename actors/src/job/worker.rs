@@ -24,7 +24,7 @@ use crate::gateway_port::JobSubmission;
 use crate::job::chat::{Scopes, most_prompt_tokens, to_engine};
 use crate::job::frames::Frames;
 use crate::job::pipe::{Pipe, PipeError, Received};
-use crate::job::{HANDSHAKE_LIMIT, VOUCHER_LIMIT, answer_digest};
+use crate::job::{HANDSHAKE_LIMIT, VOUCHER_LIMIT};
 use crate::metrics::{Metrics, Side, TokenKind};
 use crate::negotiator::{Negotiator, Redeem, Release};
 use cocoon_inference::EngineError;
@@ -136,14 +136,17 @@ impl Job {
             }) => {
                 let Started {
                     prompt_tokens,
+                    tokenizer,
                     mut steps,
                     ended,
                 } = started;
                 let mut serving = Serving {
                     lease,
                     prompt_tokens,
+                    tokenizer,
                     payee,
                     answers: vec![String::new(); usize::from(choices)],
+                    ids: vec![Vec::new(); usize::from(choices)],
                     frames: 0,
                     vouchers: 0,
                     fault: None,
@@ -343,6 +346,9 @@ impl Job {
         if let Some(answer) = serving.answers.get_mut(usize::from(frame.choice)) {
             answer.push_str(&frame.text);
         }
+        if let Some(ids) = serving.ids.get_mut(usize::from(frame.choice)) {
+            ids.extend(&frame.ids);
+        }
         let encoded = WorkerFrame::Tokens(frame).encode();
         if self.pipe.send(&encoded).await.is_err() {
             return Some(Ending::ClientLost);
@@ -497,6 +503,8 @@ impl Job {
         ending: Ending,
     ) -> Result<SignedReceipt, cocoon_protocol::WireError> {
         let offer = &serving.lease.offer;
+        let salt = &self.request.salt;
+        let output_tokens = serving.payee.output_tokens();
         Receipt {
             job: self.request.job,
             worker: self.parts.peer,
@@ -504,10 +512,10 @@ impl Job {
             model: offer.model.clone(),
             model_digest: offer.model_digest,
             evidence: self.enclave.evidence(),
-            request_digest: Digest::sha256(&self.request.chat),
-            response_digest: answer_digest(&serving.answers),
+            request_commitment: salt.request(&self.request.chat),
+            response_commitment: salt.response(&serving.answers),
             prompt_tokens: serving.prompt_tokens,
-            output_tokens: serving.payee.output_tokens(),
+            output_tokens,
             price: offer.price,
             amount: serving.payee.owed(),
             channel: self.request.channel,
@@ -518,6 +526,8 @@ impl Job {
             receipt_key: PublicKey32::from_bytes(
                 self.enclave.receipt_key.verifying_key().to_bytes(),
             ),
+            tokens_commitment: salt.counted_tokens(&serving.ids, output_tokens),
+            tokenizer: serving.tokenizer,
         }
         .sign(&self.enclave.receipt_key)
     }
@@ -534,9 +544,13 @@ struct Begun {
 struct Serving<'a> {
     lease: &'a Lease,
     prompt_tokens: u32,
+    /// Digest of the tokenizer that counts.
+    tokenizer: Option<Digest>,
     payee: Payee,
     /// What was sent of each answer.
     answers: Vec<String>,
+    /// The numbers of the tokens that were sent of each.
+    ids: Vec<Vec<u32>>,
     /// Frames of tokens sent.
     frames: u32,
     /// Vouchers received.

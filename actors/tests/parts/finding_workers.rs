@@ -2,7 +2,7 @@
 
 use crate::support::chain::TestChain;
 use crate::support::model::{MODEL, Scripted};
-use crate::support::nodes::{CLIENT, Client, Worker, WorkerSetup, model_terms, price};
+use crate::support::nodes::{CLIENT, Client, Worker, WorkerSetup, canary, model_terms, price};
 use crate::support::port::Hub;
 use crate::support::{job, nano, peer, system, until};
 use cocoon_actors::ask::{Address, ask, tell};
@@ -13,7 +13,7 @@ use cocoon_actors::gateway_port::{Gateway as _, GatewayError, JobEvent};
 use cocoon_actors::mesh::{AskPeer, Mesh, OpenSession, Publish};
 use cocoon_actors::metrics::Metrics;
 use cocoon_actors::negotiator::{Drain, Found, Negotiate, Negotiator, Redeem, Release};
-use cocoon_actors::port::{Judgement, PortError, Question};
+use cocoon_actors::port::{Judgement, PortError, Question, Topic};
 use cocoon_actors::supervision::supervise;
 use cocoon_attestation::SimulatedSource;
 use cocoon_protocol::directory::Standing;
@@ -92,6 +92,7 @@ fn a_worker_is_found_and_verified_and_its_evidence_is_kept() {
         let kept = kept.unwrap();
         assert!(kept.verdict.accepted());
         assert_eq!(kept.bundle.claims.digest(), entries[0].advert.evidence);
+        assert_eq!(kept.bundle.claims.canary, canary());
         let models = client.port.models().await.unwrap();
         assert_eq!(models.len(), 1);
         assert_eq!((models[0].id.as_str(), models[0].workers), (MODEL, 1));
@@ -105,7 +106,10 @@ fn what_gossip_brings_is_judged_once_and_garbage_costs_the_relay() {
         let (hub, _client, worker) = pair().await;
         let judge = async |bytes: &[u8]| {
             let before = hub.judged().len();
-            let publish = Publish(bytes.to_vec());
+            let publish = Publish {
+                topic: Topic::Adverts,
+                bytes: bytes.to_vec(),
+            };
             ask(&worker.mesh, publish).await.unwrap().unwrap();
             until("a judgement", || hub.judged().len() > before).await;
             hub.judged()[before]
@@ -261,10 +265,10 @@ fn a_worker_that_is_going_away_makes_no_offers_and_one_that_is_gone_is_a_line_of
 }
 
 #[test]
-fn garbage_on_either_question_is_no_answer_and_the_worker_goes_on() {
+fn garbage_on_any_question_is_no_answer_and_the_worker_goes_on() {
     system(async {
         let (_hub, client, worker) = pair().await;
-        for question in [Question::Evidence, Question::Offer] {
+        for question in [Question::Evidence, Question::Offer, Question::Vault] {
             for request in [vec![], vec![0xff; 100], vec![0; 4_096]] {
                 let ask_peer = AskPeer {
                     peer: worker.peer,
@@ -311,7 +315,15 @@ fn a_swarm_whose_queue_is_full_is_an_answer_and_so_is_one_that_has_stopped() {
         let full = ask(&mesh, OpenSession(peer(ONE))).await.unwrap();
         assert!(matches!(full.err(), Some(PortError::Full { .. })));
         drop(queue);
-        let stopped = ask(&mesh, Publish(Vec::new())).await.unwrap();
+        let stopped = ask(
+            &mesh,
+            Publish {
+                topic: Topic::Adverts,
+                bytes: Vec::new(),
+            },
+        )
+        .await
+        .unwrap();
         assert!(matches!(stopped, Err(PortError::Stopped)));
     });
 }

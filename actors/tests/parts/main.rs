@@ -13,6 +13,7 @@ mod support;
 
 mod earning;
 mod engine;
+mod log_watch;
 mod paying;
 mod pipe;
 mod settling;
@@ -23,5 +24,7 @@ mod collateral;
 mod finding_workers;
 #[cfg(feature = "simulated-evidence")]
 mod richer_jobs;
+#[cfg(feature = "simulated-evidence")]
+mod vault;
 #[cfg(feature = "simulated-evidence")]
 mod whole_jobs;

@@ -2,18 +2,20 @@
 //! embeddings.
 
 use crate::support::chain::TestChain;
-use crate::support::model::{BAD_REGEX, MODEL, NOT_EMBEDDED, Scripted, embedding, likely, word};
+use crate::support::model::{
+    BAD_REGEX, MODEL, NOT_EMBEDDED, Scripted, embedding, likely, tokenizer, word,
+};
 use crate::support::nodes::{CLIENT, Client, Worker, WorkerSetup, chat, ended, price};
 use crate::support::port::Hub;
 use crate::support::system;
 use cocoon_actors::gateway_port::{
-    AnswerFormat, Completion, Delta, EmbeddingWish, Finish, Gateway as _, GatewayError, JobEvent,
+    AnswerFormat, Completion, EmbeddingWish, Finish, Gateway as _, GatewayError, JobEvent,
     JobHandle, JobSubmission, Pooling, Usage,
 };
-use cocoon_actors::job::{answer_digest, embedding::encode};
+use cocoon_actors::job::embedding::encode;
 use cocoon_inference::Request;
 use cocoon_protocol::receipt::{Receipt, SignedReceipt};
-use cocoon_protocol::{Digest, JobErrorCode};
+use cocoon_protocol::{Digest, JobErrorCode, Salt};
 use std::sync::{Arc, Mutex};
 
 const ONE: u8 = 2;
@@ -45,6 +47,12 @@ impl Mesh {
 
     async fn submit(&self, submission: JobSubmission) -> JobHandle {
         self.client.port.submit(submission).await.unwrap()
+    }
+
+    /// What opens the receipt of a job; the client has it.
+    fn salt(&self, handle: &JobHandle) -> Salt {
+        let ledger = &self.client.ledger;
+        ledger.receipt(&handle.job()).unwrap().unwrap().salt
     }
 
     /// The receipt, which both ends have.
@@ -103,11 +111,13 @@ fn several_answers_are_one_job_whose_prompt_is_paid_for_once() {
         let mut events = all(&mut handle).await;
         let completion = completed(events.pop());
         let mut answers = vec![String::new(); 3];
+        let mut ids = vec![Vec::new(); 3];
         for event in events {
-            let JobEvent::Delta(Delta { choice, text, .. }) = event else {
+            let JobEvent::Delta(delta) = event else {
                 panic!("{event:?}");
             };
-            answers[usize::from(choice)].push_str(&text);
+            answers[usize::from(delta.choice)].push_str(&delta.text);
+            ids[usize::from(delta.choice)].extend(delta.ids);
         }
         for (answer, seed) in answers.iter().zip(5..) {
             let words = (0..12).map(|at| format!("{seed}.{}", word(at)));
@@ -122,11 +132,11 @@ fn several_answers_are_one_job_whose_prompt_is_paid_for_once() {
         assert_eq!(completion.cost, price().cost(3, 36).unwrap());
         let receipt = mesh.receipt(&handle, &completion).await;
         assert_eq!((receipt.prompt_tokens, receipt.output_tokens), (3, 36));
-        assert_eq!(receipt.response_digest, answer_digest(&answers));
-        assert_eq!(
-            receipt.response_digest,
-            Digest::sha256(answers.join("\0").as_bytes())
-        );
+        let salt = mesh.salt(&handle);
+        assert_eq!(receipt.response_commitment, salt.response(&answers));
+        assert_eq!(receipt.tokens_commitment, Some(salt.tokens(&ids)));
+        assert_eq!(ids, vec![(0..12).collect::<Vec<u32>>(); 3]);
+        assert_eq!(receipt.tokenizer, Some(tokenizer()));
     });
 }
 
@@ -250,7 +260,10 @@ fn embeddings_are_a_job_like_another_paid_as_its_prompt_and_one_token() {
         assert_eq!(completion.cost, price().cost(6, 1).unwrap());
         let receipt = mesh.receipt(&handle, &completion).await;
         let text = encode(&wanted).unwrap();
-        assert_eq!(receipt.response_digest, Digest::sha256(text.as_bytes()));
+        let salt = mesh.salt(&handle);
+        assert_eq!(receipt.response_commitment, salt.response(&[text]));
+        // The one token that embeddings are paid as is none of the vocabulary.
+        assert_eq!(receipt.tokens_commitment, None);
         assert_eq!((receipt.prompt_tokens, receipt.output_tokens), (6, 1));
     });
 }

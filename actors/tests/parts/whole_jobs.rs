@@ -13,6 +13,7 @@ use cocoon_actors::gateway_port::{
     Completion, Finish, Gateway as _, GatewayError, JobEvent, JobSubmission, Usage,
 };
 use cocoon_actors::metrics::{Metrics, Side};
+use cocoon_protocol::EvidenceBundle;
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::{ModelTerms, NanoTon, Price, TonAddress};
 use cocoon_settlement::ledger::ClientChannelState;
@@ -157,6 +158,15 @@ fn a_prompt_is_answered_paid_and_receipted_and_both_ends_agree_to_the_nanoton() 
         assert_eq!(signed.leaf().to_string(), completion.receipt);
         let receipt = signed.verify().unwrap();
         assert_eq!((receipt.prompt_tokens, receipt.output_tokens), (3, 20));
+        // What shows whose key signed it is there whatever the attestor remembers.
+        let evidence = mesh.client.ledger.evidence(&receipt.evidence);
+        let bundle = EvidenceBundle::decode(&evidence.unwrap().unwrap().bundle).unwrap();
+        assert_eq!(bundle.claims.digest(), receipt.evidence);
+        assert_eq!(bundle.claims.receipt_key, *receipt.receipt_key.as_bytes());
+        assert_eq!(
+            receipt.response_commitment,
+            kept.salt.response(&[Scripted::answer(20)])
+        );
         assert_eq!(receipt.amount, completion.cost);
         assert_eq!(receipt.cumulative, completion.cost);
         let entries = worker.ledger.entries(0, 10).unwrap();

@@ -33,6 +33,10 @@ pub struct CollateralTerms {
     pub evaluation: u32,
     /// Serial numbers of revoked PCK certificates, see [`crate::Machine::serial`].
     pub revoked: Vec<u64>,
+    /// Serial numbers of authorities that the root has revoked, such as [`crate::PCK_CA_SERIAL`].
+    pub revoked_authorities: Vec<u64>,
+    /// Signer that the quoting enclave has to have.
+    pub enclave_signer: [u8; 32],
 }
 
 impl CollateralTerms {
@@ -46,6 +50,8 @@ impl CollateralTerms {
             advisories: Vec::new(),
             evaluation: 20,
             revoked: Vec::new(),
+            revoked_authorities: Vec::new(),
+            enclave_signer: QE_MRSIGNER,
         }
     }
 
@@ -86,7 +92,12 @@ impl Simulator {
         let signer_chain = format!("{}{root}", self.tcb_signer.pem());
         Ok(QuoteCollateralV3 {
             pck_crl_issuer_chain: format!("{}{root}", self.pck_ca.pem()),
-            root_ca_crl: revocations(terms, &self.root_params, &self.root_key, &[])?,
+            root_ca_crl: revocations(
+                terms,
+                &self.root_params,
+                &self.root_key,
+                &terms.revoked_authorities,
+            )?,
             pck_crl: revocations(terms, &self.pck_ca_params, &self.pck_ca_key, &terms.revoked)?,
             tcb_info_issuer_chain: signer_chain.clone(),
             tcb_info_signature: self.tcb_key.sign_raw(tcb_info.as_bytes()).to_vec(),
@@ -154,7 +165,7 @@ fn qe_identity(terms: &CollateralTerms) -> Result<Value, SimulatorError> {
         "miscselectMask": "FFFFFFFF",
         "attributes": "11000000000000000000000000000000",
         "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
-        "mrsigner": hex::encode_upper(QE_MRSIGNER),
+        "mrsigner": hex::encode_upper(terms.enclave_signer),
         "isvprodid": QE_PRODUCT,
         "tcbLevels": [{
             "tcb": { "isvsvn": QE_ISV_SVN },

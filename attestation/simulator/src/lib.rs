@@ -1,7 +1,7 @@
 //! A software stand-in for Intel's TDX attestation, with no security whatsoever.
 //!
 //! It issues what Intel and a TDX machine would issue: a root certificate, a PCK certificate per
-//! machine, signed TCB information and QE identity, revocation lists, and version 4 quotes in the
+//! machine, signed TCB information and QE identity, revocation lists, and quotes of version 4 and 5 in the
 //! DCAP wire format. The very verifier that checks real quotes checks these, under another root.
 //!
 //! Everything is a pure function of a 32-byte seed and the arguments: keys are derived from the
@@ -26,9 +26,9 @@ mod root;
 
 pub use collateral::CollateralTerms;
 pub use dcap_qvl::TcbStatus;
-pub use dcap_qvl::quote::TDReport10 as TdReport;
+pub use dcap_qvl::quote::{Report, TDReport10 as TdReport, TDReport15 as TdReport15};
 pub use quote::td_report;
-pub use root::{Machine, Simulator};
+pub use root::{Machine, PCK_CA_SERIAL, Simulator, TCB_SIGNER_SERIAL};
 
 /// Common name of the root certificate.
 pub const ROOT_NAME: &str = "COCOON SIMULATED TDX ROOT (NOT INTEL, NO SECURITY)";

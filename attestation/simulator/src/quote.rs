@@ -1,4 +1,4 @@
-//! Version 4 TDX quotes: header, TD report, and ECDSA authentication data.
+//! TDX quotes of version 4 and 5: header, TD report, and ECDSA authentication data.
 //!
 //! Layout: Intel, "TDX DCAP Quoting Library API", appendix A.3. The attestation key signs header
 //! and report; the quoting enclave's report names that key; the PCK key signs the enclave's report.
@@ -58,11 +58,23 @@ pub fn td_report(mr_td: [u8; 48], rt_mr: [[u8; 48]; 4], report_data: [u8; 64]) -
 }
 
 impl Simulator {
-    /// A quote for `report`, made on `machine`.
+    /// A version 4 quote for `report`, made on `machine`.
     ///
     /// # Errors
     /// If a certificate cannot be built.
     pub fn quote(&self, machine: &Machine, report: &TDReport10) -> Result<Vec<u8>, SimulatorError> {
+        self.quote_of(machine, Report::TD10(*report))
+    }
+
+    /// A quote for a report of any generation: version 4 for TD 1.0, version 5 for later ones.
+    ///
+    /// # Errors
+    /// If a certificate cannot be built.
+    pub fn quote_of(&self, machine: &Machine, report: Report) -> Result<Vec<u8>, SimulatorError> {
+        let version = match report {
+            Report::TD10(_) => 4,
+            _ => 5,
+        };
         let (pck, pck_key) = self.pck(machine)?;
         let attestation_key = SeededKey::derive(
             &self.seed,
@@ -95,7 +107,7 @@ impl Simulator {
         }
         let mut quote = Quote {
             header: Header {
-                version: 4,
+                version,
                 attestation_key_type: ATTESTATION_KEY_TYPE,
                 tee_type: TEE_TYPE_TDX,
                 qe_svn: QE_ISV_SVN,
@@ -103,7 +115,7 @@ impl Simulator {
                 qe_vendor_id: INTEL_QE_VENDOR_ID,
                 user_data,
             },
-            report: Report::TD10(*report),
+            report,
             auth_data: AuthData::V4(unsigned.clone()),
         };
         let raw = quote.encode();
@@ -165,6 +177,8 @@ const QE_AUTH_DATA: [u8; 32] = *b"simulated authentication data 01";
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use dcap_qvl::quote::TDReport15;
+
     use super::*;
 
     #[test]
@@ -181,6 +195,23 @@ mod tests {
             .unwrap();
         assert_eq!(one, two);
         assert!(one.len() < 16 * 1024);
+    }
+
+    #[test]
+    fn later_reports_come_in_version_5_and_hold_the_same_guest() {
+        let base = td_report([1; 48], [[2; 48]; 4], [3; 64]);
+        let later = TDReport15 {
+            base,
+            tee_tcb_svn2: base.tee_tcb_svn,
+            mr_service_td: [0; 48],
+        };
+        let simulator = Simulator::public().unwrap();
+        let quote = simulator
+            .quote_of(&Machine::from_seed(b"1"), Report::TD15(later))
+            .unwrap();
+        let parsed = Quote::parse(&quote).unwrap();
+        assert_eq!(parsed.header.version, 5);
+        assert_eq!(parsed.report.as_td15(), Some(&later));
     }
 
     #[test]

@@ -16,6 +16,11 @@ const PUBLIC_SEED: [u8; 32] = *b"cocoon public simulation seed 01";
 pub(crate) const CPU_SVN: u8 = 5;
 pub(crate) const PCE_SVN: u16 = 11;
 
+/// Serial number of the authority below which all PCK certificates hang.
+pub const PCK_CA_SERIAL: u64 = 2;
+/// Serial number of the signer of TCB information and enclave identity.
+pub const TCB_SIGNER_SERIAL: u64 = 3;
+
 /// One simulated physical machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -106,12 +111,13 @@ impl Simulator {
         let root_issuer = Issuer::new(root_params.clone(), root_key.clone());
 
         let pck_ca_key = SeededKey::derive(&seed, "pck ca")?;
-        let pck_ca_params = authority("COCOON SIM PCK Platform CA", 2)?;
+        let pck_ca_params = authority("COCOON SIM PCK Platform CA", PCK_CA_SERIAL)?;
         let pck_ca = pck_ca_params.clone().signed_by(&pck_ca_key, &root_issuer)?;
 
         // Issued by the root itself: the verifier refuses a TCB signer at any other depth.
         let tcb_key = SeededKey::derive(&seed, "tcb")?;
-        let tcb_signer = leaf("COCOON SIM TCB Signing", 3)?.signed_by(&tcb_key, &root_issuer)?;
+        let tcb_signer =
+            leaf("COCOON SIM TCB Signing", TCB_SIGNER_SERIAL)?.signed_by(&tcb_key, &root_issuer)?;
 
         Ok(Self {
             seed,

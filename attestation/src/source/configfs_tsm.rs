@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cocoon_protocol::evidence::{
-    Attached, Claims, EvidenceBundle, MAX_COLLATERAL_BYTES, MAX_QUOTE_BYTES,
+    Attached, Claims, EvidenceBundle, MAX_COLLATERAL_BYTES, MAX_EVENT_LOG_BYTES, MAX_QUOTE_BYTES,
 };
 use cocoon_protocol::units::UnixMillis;
 use dcap_qvl::quote::Quote;
@@ -73,6 +73,7 @@ impl Files for SystemFiles {
 pub struct ConfigfsTsmSource {
     reports: PathBuf,
     collateral: PathBuf,
+    event_log: Option<PathBuf>,
     files: Box<dyn Files>,
     counter: AtomicU64,
 }
@@ -86,6 +87,7 @@ impl ConfigfsTsmSource {
         Self {
             reports: reports.into(),
             collateral: collateral.into(),
+            event_log: None,
             files: Box::new(SystemFiles),
             counter: AtomicU64::new(0),
         }
@@ -105,6 +107,26 @@ impl ConfigfsTsmSource {
             return Err(EvidenceError::TooLarge { what, limit });
         }
         Ok(bytes)
+    }
+
+    /// Shows the firmware's event log too, [`crate::event_log::CCEL`] on a real guest, if the firmware kept one.
+    #[must_use]
+    pub fn with_event_log(mut self, path: impl Into<PathBuf>) -> Self {
+        self.event_log = Some(path.into());
+        self
+    }
+
+    /// The firmware's log, as long as it is; what follows its events is filled with ones.
+    fn own_event_log(&self) -> Result<Vec<u8>, EvidenceError> {
+        let Some(path) = &self.event_log else {
+            return Ok(Vec::new());
+        };
+        match self.read(path, MAX_EVENT_LOG_BYTES, "the event log") {
+            Err(EvidenceError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
     }
 
     fn own_collateral(&self) -> Result<Vec<u8>, EvidenceError> {
@@ -212,7 +234,10 @@ impl EvidenceSource for ConfigfsTsmSource {
             quote,
             collateral_json,
             claims: claims.clone(),
-            attached: Attached::default(),
+            attached: Attached {
+                event_log: self.own_event_log()?,
+                ..Attached::default()
+            },
         })
     }
 }

@@ -4,11 +4,15 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::collections::BTreeSet;
+
 use cocoon_protocol::evidence::Beacon;
 use cocoon_protocol::ids::{Digest, Keypair};
 use tempfile::TempDir;
 
 use super::*;
+use crate::Measurement;
+use crate::launch::{LaunchError, LaunchEvents, Register};
 
 /// Intel's sample quote stands for what a kernel would hand out.
 const QUOTE: &[u8] = include_bytes!("../../tests/fixtures/tdx_quote");
@@ -57,10 +61,12 @@ fn report(provider: &str, generation: &str, outblob: &[u8]) -> TempDir {
     folder
 }
 
+type Sign = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
+
 /// The kernel's half of the contract over plain files.
 struct KernelLike {
     /// What `outblob` will hold for what was written to `inblob`.
-    sign: fn(&[u8]) -> Vec<u8>,
+    sign: Box<Sign>,
     /// How far `generation` moves on a write; one, unless somebody else writes too.
     steps: u64,
 }
@@ -91,7 +97,12 @@ impl Files for KernelLike {
     }
 }
 
-fn kernel_like(folder: &Path, sign: fn(&[u8]) -> Vec<u8>, steps: u64) -> ConfigfsTsmSource {
+fn kernel_like(
+    folder: &Path,
+    sign: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static,
+    steps: u64,
+) -> ConfigfsTsmSource {
+    let sign = Box::new(sign);
     let collateral = folder.join("collateral.json");
     fs::write(&collateral, "{}").unwrap();
     ConfigfsTsmSource {
@@ -238,4 +249,84 @@ fn without_a_file_the_bundle_has_no_collateral_and_an_unreadable_one_is_an_error
     fs::create_dir(&file).unwrap();
     let error = source.make(UnixMillis::from_millis(0), &claims());
     assert!(matches!(error, Err(EvidenceError::Io { .. })), "{error:?}");
+}
+
+/// A guest's RTMR3 as the kernel shows it: a file of 48 bytes that a write extends.
+struct RegisterFile(PathBuf);
+
+impl Register for RegisterFile {
+    fn read(&self) -> Result<Measurement, LaunchError> {
+        let bytes = fs::read(&self.0).unwrap();
+        Ok(Measurement::from_bytes(bytes.try_into().unwrap()))
+    }
+
+    fn extend(&self, digest: Measurement) -> Result<(), LaunchError> {
+        fs::write(&self.0, self.read()?.extended(digest).as_bytes()).unwrap();
+        Ok(())
+    }
+}
+
+/// The folders of a guest: registers below `sys/devices`, reports below `sys/kernel/config`. A quote
+/// holds RTMR3 as it is when the quote is made.
+fn guest(root: &Path) -> (RegisterFile, ConfigfsTsmSource) {
+    let measurements = root.join("sys/devices/virtual/misc/tdx_guest/measurements");
+    fs::create_dir_all(&measurements).unwrap();
+    for register in 0..4 {
+        fs::write(measurements.join(format!("rtmr{register}:sha384")), [0; 48]).unwrap();
+    }
+    let register = measurements.join("rtmr3:sha384");
+    let reports = root.join("sys/kernel/config/tsm/report");
+    fs::create_dir_all(&reports).unwrap();
+    let quoted = register.clone();
+    let source = kernel_like(
+        &reports,
+        move |report_data| {
+            let at = 48 + 472;
+            let mut quote = sample_for(report_data);
+            quote.splice(at..at + 48, fs::read(&quoted).unwrap());
+            quote
+        },
+        1,
+    );
+    (RegisterFile(register), source)
+}
+
+fn quoted_rtmr3(bundle: &EvidenceBundle) -> Measurement {
+    let quote = Quote::parse(&bundle.quote).unwrap();
+    Measurement::from_bytes(quote.report.as_td10().unwrap().rt_mr3)
+}
+
+#[test]
+fn what_is_measured_at_boot_is_in_every_quote_of_every_hour() {
+    let root = tempfile::tempdir().unwrap();
+    let (register, source) = guest(root.path());
+    let launch = LaunchEvents::claimed(&claims());
+    launch.measure_through(&register).unwrap();
+    let mut report_data = BTreeSet::new();
+    for hour in 0..3 {
+        // New keys every hour.
+        let claims = Claims {
+            noise_key: [hour; 32],
+            epoch: u64::from(hour),
+            ..claims()
+        };
+        let bundle = source.make(UnixMillis::from_millis(0), &claims).unwrap();
+        assert_eq!(quoted_rtmr3(&bundle), launch.rtmr3());
+        report_data.insert(claims.report_data());
+    }
+    assert_eq!(report_data.len(), 3);
+}
+
+#[test]
+fn a_quote_from_before_the_launch_was_measured_shows_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (register, source) = guest(root.path());
+    let early = source.make(UnixMillis::from_millis(0), &claims()).unwrap();
+    let launch = LaunchEvents::claimed(&claims());
+    launch.measure_through(&register).unwrap();
+    assert_eq!(quoted_rtmr3(&early), Measurement::ZERO);
+    // And what is measured afterwards shows too: the register cannot be taken back.
+    register.extend(Measurement::of(b"later")).unwrap();
+    let late = source.make(UnixMillis::from_millis(0), &claims()).unwrap();
+    assert_ne!(quoted_rtmr3(&late), launch.rtmr3());
 }

@@ -7,9 +7,10 @@ use cocoon_protocol::units::UnixMillis;
 use dcap_qvl::quote::TDReport10;
 use ed25519_dalek::VerifyingKey;
 
+use super::attached::gpu_binding;
 use super::{Expectation, HOUR_MS, MAX_CLOCK_SKEW_MS, Verifier};
 use crate::Check;
-use crate::verdict::Findings;
+use crate::findings::Findings;
 
 /// The prime of ML-KEM (FIPS 203, section 2.4.1).
 const MLKEM_PRIME: u16 = 3_329;
@@ -69,7 +70,8 @@ impl Verifier {
         self.config(claims, findings);
         beacon(claims, expectation, findings);
         self.epoch(now, claims, findings);
-        self.gpu(claims, findings);
+        self.canary(claims, findings);
+        gpu_binding(bundle, findings);
     }
 
     fn config(&self, claims: &Claims, findings: &mut Findings) {
@@ -114,24 +116,27 @@ impl Verifier {
         }
     }
 
-    fn gpu(&self, claims: &Claims, findings: &mut Findings) {
-        if claims.gpu_evidence != Digest::ZERO {
-            findings.fail(
-                Check::GpuEvidence,
-                "the bundle claims GPU evidence, which this version cannot verify",
-                claims.gpu_evidence.to_string(),
-                "no claim, or verified evidence",
-            );
-        } else if self.policy.require_gpu {
-            findings.fail(
-                Check::GpuEvidence,
-                "the policy demands GPU evidence",
-                "none claimed",
-                "verified evidence",
-            );
-        } else {
-            findings.not_asked(Check::GpuEvidence, "no GPU is claimed and none is demanded");
-        }
+    /// The guest asked the model the known questions before it took work, and claims what came.
+    fn canary(&self, claims: &Claims, findings: &mut Findings) {
+        let Some(known) = self.policy.canary(&claims.model) else {
+            findings.not_asked(Check::Canary, "the policy knows no answers of this model");
+            return;
+        };
+        let asked = claims.canary != Digest::ZERO;
+        findings.require(
+            Check::Canary,
+            asked && known.contains(&claims.canary),
+            (
+                "the model gave the known answers to the known questions",
+                if asked {
+                    "the model gave other answers than the known ones"
+                } else {
+                    "the guest did not ask its model the known questions"
+                },
+            ),
+            claims.canary.to_string(),
+            list(known),
+        );
     }
 }
 

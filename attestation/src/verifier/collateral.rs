@@ -14,8 +14,8 @@ use x509_cert::crl::CertificateList;
 use x509_cert::der::{DateTime, Decode as _, Encode as _};
 
 use super::{Shown, Verifier};
+use crate::findings::Findings;
 use crate::trust::{SIMULATED_FMSPC, SIMULATED_PPID};
-use crate::verdict::Findings;
 use crate::{Check, Trust};
 
 /// Collateral that could be read. Not authenticated.
@@ -40,6 +40,7 @@ impl Verifier {
         now: UnixMillis,
         shown: &Shown,
         json: &[u8],
+        floor: u32,
         findings: &mut Findings,
     ) -> Option<Collateral> {
         self.root(shown, findings);
@@ -70,7 +71,7 @@ impl Verifier {
                 .tcb_info
                 .tcb_evaluation_data_number
                 .min(collateral.qe_identity.tcb_evaluation_data_number);
-            self.evaluation(evaluation, findings);
+            evaluated(evaluation, floor, findings);
         }
         self.label(&shown.pck.ppid, &families, findings);
         collateral
@@ -140,20 +141,19 @@ impl Verifier {
             ),
         }
     }
+}
 
-    pub(super) fn evaluation(&self, evaluation: u32, findings: &mut Findings) {
-        let floor = self.policy.min_tcb_evaluation;
-        findings.require(
-            Check::TcbEvaluation,
-            evaluation >= floor,
-            (
-                "the collateral is recent enough",
-                "the collateral is older than the policy allows",
-            ),
-            format!("evaluation {evaluation}"),
-            format!("evaluation {floor} or later"),
-        );
-    }
+pub(super) fn evaluated(evaluation: u32, floor: u32, findings: &mut Findings) {
+    findings.require(
+        Check::TcbEvaluation,
+        evaluation >= floor,
+        (
+            "the collateral is recent enough",
+            "the collateral is older than the floor",
+        ),
+        format!("evaluation {evaluation}"),
+        format!("evaluation {floor} or later"),
+    );
 }
 
 pub(crate) fn read(json: &[u8]) -> Result<Collateral, &'static str> {
@@ -182,7 +182,7 @@ pub(crate) fn read(json: &[u8]) -> Result<Collateral, &'static str> {
     })
 }
 
-fn seconds(rfc3339: &str) -> Option<u64> {
+pub(super) fn seconds(rfc3339: &str) -> Option<u64> {
     rfc3339
         .parse::<DateTime>()
         .ok()

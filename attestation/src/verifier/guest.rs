@@ -3,25 +3,33 @@
 //! Field meanings: Intel TDX Module ABI specification (348551), tables on `ATTRIBUTES` and
 //! `TDREPORT_STRUCT`.
 
-use cocoon_protocol::evidence::Claims;
+use cocoon_protocol::evidence::EvidenceBundle;
 use dcap_qvl::quote::{TDAttributes, TDReport10};
 
+use super::attached::event_log;
 use super::{Shown, Verifier};
+use crate::event_log::{EventPolicy, ProvenLog};
+use crate::findings::Findings;
 use crate::launch::LaunchEvents;
-use crate::policy::XFAM_REQUIRED;
-use crate::verdict::Findings;
-use crate::{Check, Image, Measurement};
+use crate::policy::{AllowedImage, XFAM_REQUIRED};
+use crate::{Check, Measurement};
 
 const ATTRIBUTE_DEBUG: u8 = 1;
 
 impl Verifier {
-    pub(super) fn guest(&self, shown: &Shown, claims: &Claims, findings: &mut Findings) {
+    pub(super) fn guest(
+        &self,
+        shown: &Shown,
+        bundle: &EvidenceBundle,
+        logged: Option<&AllowedImage>,
+        findings: &mut Findings,
+    ) {
         let td = &shown.td;
         attributes(shown, findings);
         self.xfam(td, findings);
         self.module(td, findings);
-        self.image(td, findings);
-        let wanted = LaunchEvents::claimed(claims).rtmr3();
+        self.image(td, bundle, logged, findings);
+        let wanted = LaunchEvents::claimed(&bundle.claims).rtmr3();
         findings.require(
             Check::Rtmr3,
             *wanted.as_bytes() == td.rt_mr3,
@@ -32,36 +40,40 @@ impl Verifier {
             hex::encode(td.rt_mr3),
             wanted.to_string(),
         );
-        let owner_free = td.mr_owner == [0; 48] && td.mr_owner_config == [0; 48];
-        findings.require(
-            Check::MrOwner,
-            owner_free,
+        for (check, field, reasons) in [
             (
-                "no owner is named",
-                "the host named an owner, which no release does",
+                Check::MrOwner,
+                &td.mr_owner,
+                (
+                    "no owner is named",
+                    "the host named an owner, which no release does",
+                ),
             ),
-            format!(
-                "{} {}",
-                hex::encode(td.mr_owner),
-                hex::encode(td.mr_owner_config)
-            ),
-            "zeroes",
-        );
-        findings.require(
-            Check::MrConfigId,
-            td.mr_config_id == [0; 48],
             (
-                "no host configuration",
-                "the host put in a configuration of its own",
+                Check::MrOwnerConfig,
+                &td.mr_owner_config,
+                (
+                    "no owner's configuration is named",
+                    "the host named an owner's configuration, which no release does",
+                ),
             ),
-            hex::encode(td.mr_config_id),
-            "zeroes",
-        );
+            (
+                Check::MrConfigId,
+                &td.mr_config_id,
+                (
+                    "no host configuration",
+                    "the host put in a configuration of its own",
+                ),
+            ),
+        ] {
+            let seen = hex::encode(field);
+            findings.require(check, *field == [0; 48], reasons, seen, "zeroes");
+        }
     }
 
     fn xfam(&self, td: &TDReport10, findings: &mut Findings) {
         let xfam = u64::from_le_bytes(td.xfam);
-        let allowed = self.policy.xfam_allowed;
+        let allowed = self.policy.guest.xfam_allowed;
         findings.require(
             Check::Xfam,
             xfam & !allowed == 0 && xfam & XFAM_REQUIRED == XFAM_REQUIRED,
@@ -76,7 +88,7 @@ impl Verifier {
 
     fn module(&self, td: &TDReport10, findings: &mut Findings) {
         let seen = Measurement::from_bytes(td.mr_seam);
-        if self.policy.mrseam.is_empty() {
+        if self.policy.guest.mrseam.is_empty() {
             findings.not_asked(
                 Check::MrSeam,
                 "the policy names no TDX modules; the collateral still judges the module's version",
@@ -85,13 +97,14 @@ impl Verifier {
         }
         findings.require(
             Check::MrSeam,
-            self.policy.mrseam.contains(&seen),
+            self.policy.guest.mrseam.contains(&seen),
             (
                 "the policy allows the TDX module",
                 "the policy does not know the TDX module",
             ),
             seen.to_string(),
             self.policy
+                .guest
                 .mrseam
                 .iter()
                 .map(Measurement::to_string)
@@ -101,45 +114,90 @@ impl Verifier {
     }
 
     /// Compares with the allowed image that agrees in most registers, so that the verdict names
-    /// the register that is off and not all of them.
-    fn image(&self, td: &TDReport10, findings: &mut Findings) {
+    /// the register that is off and not all of them. An image that the log admits is as good as
+    /// one that the policy lists.
+    fn image(
+        &self,
+        td: &TDReport10,
+        bundle: &EvidenceBundle,
+        logged: Option<&AllowedImage>,
+        findings: &mut Findings,
+    ) {
         let seen = [td.mr_td, td.rt_mr0, td.rt_mr1, td.rt_mr2].map(Measurement::from_bytes);
-        let checks = [Check::MrTd, Check::Rtmr0, Check::Rtmr1, Check::Rtmr2];
-        let agreement = |image: &&Image| {
-            registers(image)
-                .iter()
-                .zip(&seen)
-                .filter(|(wanted, seen)| wanted == seen)
-                .count()
-        };
-        let nearest = self.policy.images.iter().max_by_key(agreement);
-        for (index, (check, seen)) in checks.into_iter().zip(seen).enumerate() {
-            let Some(image) = nearest else {
+        let [mrtd, rtmr0, rtmr1, rtmr2] = seen;
+        let nearest = self.policy.images.iter().chain(logged).max_by_key(|image| {
+            let agrees = [
+                image.mrtd == mrtd,
+                image.rtmr1 == rtmr1,
+                image.rtmr2 == rtmr2,
+                image.rtmr0.is_none_or(|wanted| wanted == rtmr0),
+            ];
+            agrees.into_iter().filter(|agrees| *agrees).count()
+        });
+        let events = nearest.and_then(|image| image.events.as_ref());
+        let log = event_log(bundle, td, events.is_some(), findings);
+        let Some(image) = nearest else {
+            for check in [Check::MrTd, Check::Rtmr0, Check::Rtmr1, Check::Rtmr2] {
                 findings.fail(
                     check,
-                    "the policy allows no image",
-                    seen.to_string(),
+                    "the policy lists no image, and the log admits none",
+                    "",
                     "an image",
                 );
+            }
+            return;
+        };
+        let as_in = format!("as in image {:?}", image.name);
+        let not_as_in = format!("no allowed image; nearest is {:?}", image.name);
+        for (check, seen, wanted) in [
+            (Check::MrTd, mrtd, Some(image.mrtd)),
+            (Check::Rtmr0, rtmr0, image.rtmr0),
+            (Check::Rtmr1, rtmr1, Some(image.rtmr1)),
+            (Check::Rtmr2, rtmr2, Some(image.rtmr2)),
+        ] {
+            let Some(wanted) = wanted else {
                 continue;
             };
-            let wanted = registers(image).get(index).copied();
             findings.require(
                 check,
-                wanted == Some(seen),
-                (
-                    &format!("as in image {:?}", image.name),
-                    &format!("no allowed image; nearest is {:?}", image.name),
-                ),
+                wanted == seen,
+                (&as_in, &not_as_in),
                 seen.to_string(),
-                wanted.map(|wanted| wanted.to_string()).unwrap_or_default(),
+                wanted.to_string(),
             );
+        }
+        if let Some(policy) = events {
+            rtmr0_by_events(policy, log.as_ref(), &image.name, findings);
         }
     }
 }
 
-fn registers(image: &Image) -> [Measurement; 4] {
-    [image.mrtd, image.rtmr0, image.rtmr1, image.rtmr2]
+/// RTMR0 is right if every event that was measured into it is.
+fn rtmr0_by_events(
+    policy: &EventPolicy,
+    log: Option<&ProvenLog>,
+    image: &str,
+    findings: &mut Findings,
+) {
+    let Some(log) = log else {
+        let reason = "no event log that replays says what was measured";
+        findings.not_reached(Check::Rtmr0, reason);
+        return;
+    };
+    let wrong = policy.judge(log);
+    match wrong.first() {
+        None => findings.pass(
+            Check::Rtmr0,
+            format!("all its events are those of image {image:?}"),
+            format!("{} events", log.replay().of_register(0).count()),
+        ),
+        Some(first) => findings.fail(
+            Check::Rtmr0,
+            first.to_string(),
+            format!("{} event(s) that are not allowed", wrong.len()),
+            format!("the events of image {image:?}"),
+        ),
+    }
 }
 
 fn attributes(shown: &Shown, findings: &mut Findings) {
@@ -174,18 +232,8 @@ fn attributes(shown: &Shown, findings: &mut Findings) {
         seen.as_str(),
         "bit 28 set",
     );
-    let service_guest = shown
-        .quote
-        .report
-        .as_td15()
-        .is_some_and(|report| report.mr_service_td != [0; 48]);
     let bad = [
         (attributes.tud & !ATTRIBUTE_DEBUG != 0, "profiling"),
-        (attributes.sec.migratable, "migration"),
-        (
-            attributes.sec.servtd_ext || service_guest,
-            "a service guest",
-        ),
         (attributes.reserved != 0, "reserved bits"),
     ]
     .into_iter()
@@ -195,10 +243,45 @@ fn attributes(shown: &Shown, findings: &mut Findings) {
         Check::TdAttributes,
         bad.is_empty(),
         (
-            "no profiling, migration or service guest",
-            &format!("the guest has {}", bad.join(", ")),
+            "no profiling and no reserved bits",
+            &format!("the guest has {}", bad.join(" and ")),
         ),
         seen.as_str(),
-        "none of profiling, migration, service guests, reserved bits",
+        "bits 1 to 7 and all reserved bits clear",
     );
+    findings.require(
+        Check::Migratable,
+        !attributes.sec.migratable,
+        (
+            "the host cannot move the guest to another machine",
+            "the host can have the guest moved to another machine",
+        ),
+        seen.as_str(),
+        "bit 29 clear",
+    );
+    let bound = service_guests(shown);
+    findings.require(
+        Check::ServiceTd,
+        !attributes.sec.servtd_ext && bound.is_none(),
+        (
+            "no service guest is bound",
+            "a service guest may read or move this one",
+        ),
+        bound.map_or(seen, hex::encode),
+        "bit 17 clear and no hash of a service guest",
+    );
+}
+
+/// A hash of bound service guests, in the fields that reports of TD 1.5 and later have for it.
+fn service_guests(shown: &Shown) -> Option<[u8; 48]> {
+    let report = &shown.quote.report;
+    let later = report
+        .as_td15_ex()
+        .map(|report| [report.init_service_td_hash, report.cur_service_td_hash]);
+    report
+        .as_td15()
+        .map(|report| report.mr_service_td)
+        .into_iter()
+        .chain(later.into_iter().flatten())
+        .find(|hash| *hash != [0; 48])
 }

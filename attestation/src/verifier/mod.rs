@@ -1,9 +1,12 @@
 //! The verifier: a bundle and an expectation in, a verdict out.
 
+mod attached;
 mod chain;
 mod claims;
 pub(crate) mod collateral;
 mod guest;
+mod tcb;
+mod unique;
 
 use cocoon_protocol::evidence::{Beacon, EvidenceBundle, MAX_QUOTE_BYTES};
 use cocoon_protocol::ids::{Digest, PeerId};
@@ -11,8 +14,9 @@ use cocoon_protocol::units::UnixMillis;
 use dcap_qvl::intel::{PckExtension, extract_cert_chain, parse_pck_extension};
 use dcap_qvl::quote::{Quote, TDReport10};
 
-use crate::cache::{CacheKey, VerdictCache};
-use crate::verdict::Findings;
+use crate::findings::Findings;
+use crate::gpu::{GpuManifest, GpuTrust, NrasKeys};
+use crate::memory::Memory;
 use crate::{Check, Policy, Trust, TrustError, Verdict};
 
 /// How far clocks may differ, milliseconds. Only the evidence's own hour gets this allowance.
@@ -32,6 +36,31 @@ pub struct Expectation<'a> {
     /// Recent blocks of the chain, as the verifier itself knows them. If it knows none, nothing is
     /// accepted.
     pub recent_beacons: &'a [Beacon],
+    /// Highest TCB evaluation that the verifier has seen elsewhere. The collateral must not be
+    /// older, nor older than the policy's floor. 0: the policy's alone counts.
+    pub evaluation_floor: u32,
+    /// The verifier's own collateral for the worker's platform, as JSON, for bundles without any.
+    pub collateral: Option<&'a [u8]>,
+}
+
+impl<'a> Expectation<'a> {
+    /// An expectation without a floor and without collateral of the verifier's own.
+    #[must_use]
+    pub fn new(
+        peer: PeerId,
+        model: Digest,
+        evidence: Digest,
+        recent_beacons: &'a [Beacon],
+    ) -> Self {
+        Self {
+            peer,
+            model,
+            evidence,
+            recent_beacons,
+            evaluation_floor: 0,
+            collateral: None,
+        }
+    }
 }
 
 /// How far to go.
@@ -41,6 +70,23 @@ enum Depth {
     UntilFailure,
     /// As far as the bundle can be read at all.
     Everything,
+}
+
+/// One bundle being looked at.
+struct Look<'a> {
+    now: UnixMillis,
+    bundle: &'a EvidenceBundle,
+    expectation: &'a Expectation<'a>,
+    depth: Depth,
+    memory: Option<&'a Memory>,
+    findings: Findings,
+    verdict: Verdict,
+}
+
+impl Look<'_> {
+    fn stop(&self) -> bool {
+        self.depth == Depth::UntilFailure && self.findings.any_failed()
+    }
 }
 
 /// A quote that could be read. Nothing in it is authenticated yet.
@@ -53,11 +99,24 @@ struct Shown {
     pck: PckExtension,
 }
 
+/// What GPUs are held against beside the policy. By default NVIDIA's roots and nothing that a driver
+/// may measure to, so that no GPU passes.
+#[derive(Clone, Debug, Default)]
+pub struct GpuReferences {
+    /// What drivers and VBIOS versions measure to.
+    pub manifest: GpuManifest,
+    /// Whose signatures count.
+    pub trust: GpuTrust,
+    /// Keys of NVIDIA's attestation service; without any its tokens are not looked at.
+    pub nras_keys: NrasKeys,
+}
+
 /// Verifies bundles under one root and one policy.
 pub struct Verifier {
     trust: Trust,
     policy: Policy,
     root_der: &'static [u8],
+    gpus: GpuReferences,
 }
 
 impl Verifier {
@@ -66,12 +125,20 @@ impl Verifier {
     /// # Errors
     /// If the policy cannot be meant, or the simulated root cannot be built.
     pub fn new(trust: Trust, policy: Policy) -> Result<Self, TrustError> {
-        policy.check()?;
+        policy.check().map_err(Box::new)?;
         Ok(Self {
             trust,
             policy,
             root_der: trust.root_der()?,
+            gpus: GpuReferences::default(),
         })
+    }
+
+    /// The same verifier with other references for GPUs.
+    #[must_use]
+    pub fn with_gpus(mut self, gpus: GpuReferences) -> Self {
+        self.gpus = gpus;
+        self
     }
 
     /// The root.
@@ -98,18 +165,26 @@ impl Verifier {
         self.run(now, bundle, expectation, Depth::UntilFailure, None)
     }
 
-    /// As [`Verifier::verify`], but takes the platform's factors from an accepted verdict on the
-    /// same platform and claims. The cheap checks, and all that the expectation says, are done
-    /// again. The cache must only have been filled by this verifier; [`crate::Admission`] sees to
-    /// that.
-    pub fn verify_cached(
+    /// As [`Verifier::verify`], but with a memory: takes the platform's factors from an accepted
+    /// verdict on the same platform and claims, and refuses a machine's or a GPU's second worker.
+    /// The cheap checks, and all that the expectation says, are done again. The memory must only
+    /// have been filled by this verifier; [`crate::Admission`] sees to that.
+    pub fn verify_remembering(
         &self,
         now: UnixMillis,
         bundle: &EvidenceBundle,
         expectation: &Expectation<'_>,
-        cache: &mut VerdictCache,
+        memory: &mut Memory,
     ) -> Verdict {
-        self.run(now, bundle, expectation, Depth::UntilFailure, Some(cache))
+        // Hours whose evidence cannot be taken any more.
+        let hour = now.millis() / HOUR_MS;
+        let age = self.policy.max_epoch_age_hours;
+        memory.census.forget_before(hour.saturating_sub(age));
+        let verdict = self.run(now, bundle, expectation, Depth::UntilFailure, Some(memory));
+        if verdict.accepted() {
+            memory.accepted(now, self.places(), &verdict);
+        }
+        verdict
     }
 
     /// Looks at everything, whatever fails, for people who want to know all that is wrong with one
@@ -130,86 +205,117 @@ impl Verifier {
         bundle: &EvidenceBundle,
         expectation: &Expectation<'_>,
         depth: Depth,
-        cache: Option<&mut VerdictCache>,
+        memory: Option<&Memory>,
     ) -> Verdict {
-        let mut findings = Findings::default();
-        let mut verdict = Verdict {
-            factors: Vec::new(),
-            valid_until: UnixMillis::from_millis(0),
-            claims: bundle.claims.clone(),
-            evidence: bundle.claims.digest(),
-            trust: self.trust,
-            platform_id: String::new(),
-            cached: false,
-        };
-        let expires = self.stages(
+        let mut look = Look {
             now,
             bundle,
             expectation,
             depth,
-            cache.as_deref(),
-            &mut findings,
-            &mut verdict,
-        );
-        verdict.factors = findings.finish();
+            memory,
+            findings: Findings::insisting(&self.policy.required),
+            verdict: Verdict::unfinished(self.trust, &bundle.claims),
+        };
+        let expires = self.stages(&mut look);
+        let mut verdict = look.verdict;
+        verdict.factors = look.findings.finish();
         if let (true, Some(expires)) = (verdict.accepted(), expires) {
             verdict.valid_until = expires.min(self.epoch_end(bundle.claims.epoch));
-            if let (Some(cache), false) = (cache, verdict.cached) {
-                let key = cache_key(&verdict.platform_id, bundle);
-                cache.insert(now, key, verdict.clone());
-            }
         }
         verdict
     }
 
     /// Runs the stages; gives the platform's expiry if all of them were reached.
-    #[allow(clippy::too_many_arguments)]
-    fn stages(
-        &self,
-        now: UnixMillis,
-        bundle: &EvidenceBundle,
-        expectation: &Expectation<'_>,
-        depth: Depth,
-        cache: Option<&VerdictCache>,
-        findings: &mut Findings,
-        verdict: &mut Verdict,
-    ) -> Option<UnixMillis> {
-        let stop = |findings: &Findings| depth == Depth::UntilFailure && findings.any_failed();
+    fn stages(&self, look: &mut Look<'_>) -> Option<UnixMillis> {
+        let bundle = look.bundle;
+        let shown = read_quote(&bundle.quote, &mut look.findings)?;
+        look.verdict.platform_id = hex::encode(&shown.pck.ppid);
 
-        let shown = read_quote(&bundle.quote, findings)?;
-        verdict.platform_id = hex::encode(&shown.pck.ppid);
-
-        self.claims(now, &shown.td, bundle, expectation, findings);
-        if stop(findings) {
+        self.claims(
+            look.now,
+            &shown.td,
+            bundle,
+            look.expectation,
+            &mut look.findings,
+        );
+        if look.stop() {
             return None;
         }
-        self.guest(&shown, &bundle.claims, findings);
-        if stop(findings) {
+        let logged = self.image_in_log(bundle, &shown.td, &mut look.findings);
+        self.guest(&shown, bundle, logged.as_ref(), &mut look.findings);
+        self.platform_unique(look);
+        if look.stop() {
             return None;
         }
-        if let Some(known) =
-            cache.and_then(|cache| cache.get(now, &cache_key(&verdict.platform_id, bundle)))
-        {
-            for check in Check::ALL
-                .iter()
-                .filter(|check| **check >= Check::RootPinned)
-            {
-                if let Some(factor) = known.factor(*check) {
-                    findings.copy(*check, factor);
-                }
-            }
-            verdict.cached = true;
-            return Some(known.valid_until);
-        }
-        let collateral = self.collateral(now, &shown, &bundle.collateral_json, findings);
-        if stop(findings) {
-            return None;
-        }
-        let Some(collateral) = collateral else {
-            chain::leave_open(findings, "not reached: collateral_structure failed");
-            return None;
+        let expires = match self.remembered(look) {
+            Some(known) => Some(known),
+            None => self.platform(&shown, look),
         };
-        self.chain(now, &shown, bundle, collateral, findings)
+        if look.stop() {
+            return None;
+        }
+        self.gpu_unique(look);
+        expires
+    }
+
+    /// Takes the platform's factors from memory, if it has them.
+    fn remembered(&self, look: &mut Look<'_>) -> Option<UnixMillis> {
+        let memory = look.memory?;
+        let known = memory.cache.get(look.now, &look.verdict.cache_key())?;
+        if known.tcb_evaluation < Some(self.floor(look.expectation)) {
+            return None;
+        }
+        for check in Check::ALL.iter().filter(|check| check.is_of_platform()) {
+            if let Some(factor) = known.factor(*check) {
+                look.findings.copy(*check, factor);
+            }
+        }
+        look.verdict.cached = true;
+        look.verdict.tcb_evaluation = known.tcb_evaluation;
+        look.verdict.gpu_ids.clone_from(&known.gpu_ids);
+        look.verdict.gpu.clone_from(&known.gpu);
+        Some(known.valid_until)
+    }
+
+    /// Certificates, collateral, signatures, and the GPUs', which cost most of all.
+    fn platform(&self, shown: &Shown, look: &mut Look<'_>) -> Option<UnixMillis> {
+        let json = match look.expectation.collateral {
+            Some(own) if look.bundle.collateral_json.is_empty() => own,
+            _ => &look.bundle.collateral_json,
+        };
+        let floor = self.floor(look.expectation);
+        let collateral = self.collateral(look.now, shown, json, floor, &mut look.findings);
+        if look.stop() {
+            return None;
+        }
+        let expires = match collateral {
+            Some(collateral) => self.chain(shown, collateral, floor, look),
+            None => {
+                chain::leave_open(
+                    &mut look.findings,
+                    "not reached: collateral_structure failed",
+                );
+                None
+            }
+        };
+        if look.stop() {
+            return None;
+        }
+        self.gpu(look);
+        expires
+    }
+
+    /// The lowest TCB evaluation that is taken.
+    fn floor(&self, expectation: &Expectation<'_>) -> u32 {
+        self.policy
+            .tcb
+            .min_evaluation
+            .max(expectation.evaluation_floor)
+    }
+
+    /// How many worker identities a machine may show in an hour.
+    fn places(&self) -> usize {
+        usize::try_from(self.policy.platform.workers_per_platform).unwrap_or(usize::MAX)
     }
 
     /// When evidence of this hour is no longer taken.
@@ -218,13 +324,6 @@ impl Verifier {
             .saturating_add(1)
             .saturating_add(self.policy.max_epoch_age_hours);
         UnixMillis::from_millis(hours.saturating_mul(HOUR_MS))
-    }
-}
-
-fn cache_key(platform_id: &str, bundle: &EvidenceBundle) -> CacheKey {
-    CacheKey {
-        platform_id: platform_id.to_owned(),
-        report_data: bundle.claims.report_data(),
     }
 }
 

@@ -1,9 +1,12 @@
 //! What the integration tests share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub(crate) mod gpu;
 #[cfg(feature = "simulated-evidence")]
 pub(crate) mod simulated;
 
+use cocoon_attestation::log::{NoteSigner, RebuilderSet};
+use cocoon_attestation::policy::TcbPolicy;
 use cocoon_attestation::{Check, Expectation, FactorResult, Image, Measurement, Policy, Verdict};
 use cocoon_protocol::evidence::{Beacon, Claims};
 use cocoon_protocol::ids::{Digest, Keypair, PeerId};
@@ -54,25 +57,26 @@ pub(crate) fn beacons() -> Vec<Beacon> {
 
 /// What a client that saw an honest advert for `claims` expects.
 pub(crate) fn expectation<'a>(claims: &Claims, recent_beacons: &'a [Beacon]) -> Expectation<'a> {
-    Expectation {
-        peer: claims.peer,
-        model: claims.model,
-        evidence: claims.digest(),
-        recent_beacons,
-    }
+    Expectation::new(claims.peer, claims.model, claims.digest(), recent_beacons)
 }
 
 /// A policy for looking at Intel's samples, whose images nobody vouches for.
 pub(crate) fn policy_for_samples() -> Policy {
     Policy {
-        min_tcb_evaluation: 17,
-        images: vec![Image {
-            name: "some release".to_owned(),
-            mrtd: Measurement::of(b"firmware"),
-            rtmr0: Measurement::of(b"configuration"),
-            rtmr1: Measurement::of(b"kernel"),
-            rtmr2: Measurement::of(b"command line"),
-        }],
+        tcb: TcbPolicy {
+            min_evaluation: 17,
+            ..TcbPolicy::default()
+        },
+        images: vec![
+            Image {
+                name: "some release".to_owned(),
+                mrtd: Measurement::of(b"firmware"),
+                rtmr0: Measurement::of(b"configuration"),
+                rtmr1: Measurement::of(b"kernel"),
+                rtmr2: Measurement::of(b"command line"),
+            }
+            .into(),
+        ],
         ..Policy::default()
     }
 }
@@ -97,4 +101,16 @@ pub(crate) fn passed(verdict: &Verdict, checks: &[Check]) {
             check.name()
         );
     }
+}
+
+/// Two rebuilders who both have to sign.
+pub(crate) fn rebuilders() -> RebuilderSet {
+    let keys = rebuilding().map(|signer| signer.verifier()).to_vec();
+    RebuilderSet::new("example.org/guest-images", 2, keys).unwrap()
+}
+
+pub(crate) fn rebuilding() -> [NoteSigner; 2] {
+    [1, 2].map(|number| {
+        NoteSigner::new(&format!("rebuilder{number}.example"), &[number; 32]).unwrap()
+    })
 }

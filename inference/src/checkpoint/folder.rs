@@ -51,6 +51,8 @@ pub(super) struct Texts {
     pub(super) bos: String,
     /// Text of the token that ends one, or empty.
     pub(super) eos: String,
+    /// The files that decide how text becomes tokens: name, bytes, digest.
+    pub(super) read: Vec<(String, u64, Digest)>,
 }
 
 /// The small files of the folder as they are read, and the digest of each.
@@ -166,6 +168,57 @@ fn is_plain_name(name: &str) -> bool {
     plain && components.next().is_none() && !name.contains(['\\', '\0'])
 }
 
+/// A checkpoint without tensors, of the small files.
+pub(super) fn open_texts(path: &Path) -> Result<Checkpoint, EngineError> {
+    let mut reader = Reader {
+        folder: path,
+        read: Vec::new(),
+    };
+    let Small {
+        config,
+        generation,
+        texts,
+    } = small_files(&mut reader)?;
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        digest: Digest::ZERO,
+        config,
+        generation,
+        files: Vec::new(),
+        tensors: BTreeMap::new(),
+        source: Source::Folder(Box::new(texts)),
+        norms_include_one: false,
+    })
+}
+
+/// What is read of a folder besides its weights.
+struct Small {
+    /// `config.json`.
+    config: Map<String, Value>,
+    /// `generation_config.json`.
+    generation: Map<String, Value>,
+    /// The tokenizer's.
+    texts: Texts,
+}
+
+fn small_files(reader: &mut Reader<'_>) -> Result<Small, CheckpointError> {
+    let mut config = reader
+        .object("config.json", MAX_CONFIG_BYTES)?
+        .ok_or_else(|| CheckpointError::NotAModel {
+            path: reader.folder.to_owned(),
+        })?;
+    config::normalise(&mut config);
+    let generation = reader
+        .object("generation_config.json", MAX_CONFIG_BYTES)?
+        .unwrap_or_default();
+    let texts = texts(reader)?;
+    Ok(Small {
+        config,
+        generation,
+        texts,
+    })
+}
+
 pub(super) fn open(
     path: &Path,
     progress: &mut dyn FnMut(u64, u64),
@@ -174,12 +227,11 @@ pub(super) fn open(
         folder: path,
         read: Vec::new(),
     };
-    let mut config = reader
-        .object("config.json", MAX_CONFIG_BYTES)?
-        .ok_or_else(|| CheckpointError::NotAModel {
-            path: path.to_owned(),
-        })?;
-    config::normalise(&mut config);
+    let Small {
+        config,
+        generation,
+        texts,
+    } = small_files(&mut reader)?;
     let architecture = config::architecture(&config).unwrap_or_default();
     if !KNOWN_ARCHITECTURES.contains(&architecture) {
         return Err(CheckpointError::Architecture {
@@ -189,10 +241,6 @@ pub(super) fn open(
         }
         .into());
     }
-    let generation = reader
-        .object("generation_config.json", MAX_CONFIG_BYTES)?
-        .unwrap_or_default();
-    let texts = texts(&mut reader)?;
     let shards = reader.shards()?;
 
     let mut tensors = BTreeMap::new();
@@ -265,10 +313,13 @@ fn texts(reader: &mut Reader<'_>) -> Result<Texts, CheckpointError> {
             .to_owned(),
         _ => String::new(),
     };
+    let tokenizer = reader.bytes("tokenizer.json", MAX_TOKENIZER_BYTES)?;
     Ok(Texts {
         bos: token("bos_token"),
         eos: token("eos_token"),
-        tokenizer: reader.bytes("tokenizer.json", MAX_TOKENIZER_BYTES)?,
+        tokenizer,
+        // Both `config.json` files and the tokenizer's, and nothing else yet.
+        read: reader.read.clone(),
         template,
         tokenizer_config,
     })

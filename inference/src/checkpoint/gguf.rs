@@ -39,6 +39,25 @@ pub(super) fn open(
     from_files(files, progress)
 }
 
+/// A checkpoint without tensors: the metadata of a file, or of the first part of one.
+pub(super) fn open_header(path: &Path) -> Result<Checkpoint, EngineError> {
+    let mapped = Mapped::open(path)?;
+    let header = parse(mapped.bytes()).map_err(|error| CheckpointError::Gguf {
+        file: path.to_owned(),
+        error,
+    })?;
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        digest: Digest::ZERO,
+        config: Map::new(),
+        generation: Map::new(),
+        files: Vec::new(),
+        tensors: BTreeMap::new(),
+        norms_include_one: false,
+        source: Source::Gguf(Box::new(header)),
+    })
+}
+
 /// Whether a file without the ending is one all the same.
 fn starts_as_gguf(path: &Path) -> Result<bool, CheckpointError> {
     Ok(Mapped::open(path)?.bytes().starts_with(b"GGUF"))

@@ -29,6 +29,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use cocoon_protocol::Digest;
+use cocoon_protocol::vault::ContentKey;
 use serde_json::{Map, Value};
 
 pub use config::KNOWN_ARCHITECTURES;
@@ -38,7 +39,9 @@ pub use map::MAX_MAPPED_BYTES;
 
 use crate::error::EngineError;
 use crate::gguf::{Format, Header, dequantise};
+use crate::sealed::Sealed;
 use crate::template::ChatTemplate;
+use crate::tokenizer::{self, Tokenizer};
 use crate::vocabulary::{Companions, Vocabulary};
 use map::Mapped;
 
@@ -146,6 +149,28 @@ impl Checkpoint {
     /// As [`Self::open`].
     pub fn from_gguf_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, EngineError> {
         let file = (PathBuf::from(name), Mapped::Memory(bytes));
+        gguf::from_files(vec![file], &mut |_, _| {})
+    }
+
+    /// A sealed GGUF file, opened with its key. The plain weights are in memory only; their digest is the
+    /// one that the header claims, or nothing is opened.
+    ///
+    /// # Errors
+    /// [`EngineError::Sealed`], and as [`Self::open`].
+    pub fn from_sealed(
+        sealed: &mut Sealed,
+        key: &ContentKey,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, EngineError> {
+        let bytes = sealed.decrypt(key, progress)?;
+        if !bytes.is_locked() {
+            tracing::warn!("the system does not lock the weights into memory; see RLIMIT_MEMLOCK");
+        }
+        let header = sealed.header();
+        let file = (
+            PathBuf::from(&header.name),
+            Mapped::Secret(bytes, header.model),
+        );
         gguf::from_files(vec![file], &mut |_, _| {})
     }
 
@@ -332,6 +357,37 @@ impl Checkpoint {
         };
         let outputs = self.config.get("vocab_size").and_then(Value::as_u64);
         vocabulary.padded(outputs.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
+    }
+
+    /// What receipts call the tokenizer: see [`Tokenizer`].
+    pub fn tokenizer_digest(&self) -> Digest {
+        match &self.source {
+            Source::Gguf(header) => tokenizer::digest_of_header(header),
+            Source::Folder(texts) => tokenizer::digest_of_files(&mut texts.read.clone()),
+        }
+    }
+
+    /// The tokenizer with its template.
+    ///
+    /// # Errors
+    /// When the checkpoint lacks either.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, EngineError> {
+        let vocabulary = self.vocabulary()?;
+        Ok(Tokenizer::new(
+            self.tokenizer_digest(),
+            vocabulary,
+            self.template()?,
+        ))
+    }
+
+    /// The tokenizer of a checkpoint whose weights are not looked at, and need not be there.
+    pub(crate) fn open_tokenizer(path: &Path) -> Result<Tokenizer, EngineError> {
+        let source_only = if path.is_dir() {
+            folder::open_texts(path)?
+        } else {
+            gguf::open_header(path)?
+        };
+        source_only.tokenizer()
     }
 
     /// Compiles the chat template.

@@ -92,6 +92,7 @@ impl Answer {
             return Step {
                 text: self.stream.finish(),
                 tokens: 0,
+                ids: Vec::new(),
                 logprobs: Vec::new(),
                 finish: Some(FinishReason::Stop),
             };
@@ -113,6 +114,7 @@ impl Answer {
         Step {
             text: delta.text,
             tokens: 1,
+            ids: vec![token],
             logprobs: logprob.map(position).into_iter().collect(),
             finish,
         }

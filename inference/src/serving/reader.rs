@@ -97,6 +97,7 @@ impl Generation for BatchGeneration {
                 return Ok(Step {
                     text: String::new(),
                     tokens: 0,
+                    ids: Vec::new(),
                     logprobs: Vec::new(),
                     finish: None,
                 });

@@ -116,6 +116,7 @@ impl UpstreamGeneration {
                 return Ok(Step {
                     text: delta.text,
                     tokens,
+                    ids: Vec::new(),
                     logprobs,
                     finish: Some(FinishReason::Stop),
                 });
@@ -124,6 +125,7 @@ impl UpstreamGeneration {
             return Ok(Step {
                 text: delta.text,
                 tokens,
+                ids: Vec::new(),
                 logprobs,
                 finish: None,
             });
@@ -202,6 +204,7 @@ impl UpstreamGeneration {
         Ok(Step {
             text,
             tokens,
+            ids: Vec::new(),
             logprobs: end.logprobs,
             finish: Some(finish),
         })

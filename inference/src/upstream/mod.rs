@@ -129,6 +129,7 @@ impl UpstreamEngine {
             weights_per_token: 0,
             cache_tokens: context_tokens.into(),
             embedding_width: local.embedding_width,
+            tokenizer: Some(local.tokenizer),
             runs_on,
         };
         tracing::info!(

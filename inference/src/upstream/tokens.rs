@@ -8,8 +8,6 @@ use serde_json::Value;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Message;
 use crate::error::EngineError;
-use crate::template::ChatTemplate;
-use crate::vocabulary::Vocabulary;
 
 /// From messages and text to tokens. Sent to the server as numbers, so that it is our template that is
 /// rendered and no word of a person's can become one of its control tokens.
@@ -51,6 +49,8 @@ pub struct LocalModel {
     pub embedding_width: u32,
     /// Bytes of its weights.
     pub bytes: u64,
+    /// What receipts call its tokenizer: [`crate::Tokenizer::digest`].
+    pub tokenizer: Digest,
     /// Its tokenizer and template.
     pub tokens: Box<dyn Tokens>,
 }
@@ -72,46 +72,15 @@ impl LocalModel {
                     found: "not a positive number".to_owned(),
                 })
         };
+        let tokens = checkpoint.tokenizer()?;
         Ok(Self {
             digest: checkpoint.digest(),
             context_tokens: number("max_position_embeddings")?,
             embedding_width: number("hidden_size")?,
             bytes: checkpoint.tensor_bytes(),
-            tokens: Box::new(FileTokens {
-                vocabulary: checkpoint.vocabulary()?,
-                template: checkpoint.template()?,
-            }),
+            tokenizer: tokens.digest(),
+            tokens: Box::new(tokens),
         })
-    }
-}
-
-struct FileTokens {
-    vocabulary: Vocabulary,
-    template: ChatTemplate,
-}
-
-impl Tokens for FileTokens {
-    fn prepare(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
-        let rendered = self.template.render(messages, self.vocabulary.markers())?;
-        self.vocabulary.encode(&rendered)
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        let mut tokens = Vec::new();
-        self.vocabulary.encode_plain(text, &mut tokens)?;
-        Ok(tokens)
-    }
-
-    fn encode_whole(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.vocabulary.encode_text(text)
-    }
-
-    fn bytes(&self, token: u32) -> Option<&[u8]> {
-        self.vocabulary.bytes(token)
-    }
-
-    fn vocabulary(&self) -> usize {
-        self.vocabulary.len()
     }
 }
 

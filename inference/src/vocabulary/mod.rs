@@ -193,7 +193,6 @@ impl Vocabulary {
     }
 
     /// Whether this token ends the model's turn.
-    #[cfg(test)]
     pub(crate) fn ends_turn(&self, token: u32) -> bool {
         self.ends.binary_search(&token).is_ok()
     }

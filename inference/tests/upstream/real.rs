@@ -10,7 +10,7 @@ use cocoon_inference::upstream::{
     Flavour, LocalModel, LoopbackUrl, Patience, UpstreamConfig, UpstreamEngine, UpstreamError,
 };
 use cocoon_inference::{
-    Constraint, Engine, EngineError, FinishReason, Pooling, Request, SamplingParams,
+    Constraint, Engine, EngineError, FinishReason, Pooling, Request, SamplingParams, canary,
 };
 
 use super::fake::tiny_model;
@@ -135,6 +135,11 @@ fn a_real_server_answers_counts_and_stops_as_the_engine_promises() {
         ),
     );
     assert_eq!((cut.tokens, cut.finish), (10, FinishReason::Length));
+
+    // The known questions are answered, and the same every time. What is said is its own: it rounds otherwise.
+    let canary = canary::ask(&engine).unwrap();
+    assert_eq!(canary, canary::ask(&engine).unwrap());
+    assert!(canary.answers.iter().all(|answer| !answer.text.is_empty()));
 
     // Parameters arrive: a seed repeats an answer, another seed changes it.
     let warm = |seed| SamplingParams {

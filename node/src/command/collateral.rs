@@ -12,7 +12,7 @@ use cocoon_protocol::units::UnixMillis;
 use serde_json::{Value, json};
 
 use super::{CommandError, CommandResult, FAILURE};
-use crate::collateral::{directory, fetch, read_bounded};
+use crate::collateral::{directory, fetch, file_of, read_bounded};
 use crate::config::{Effective, Environment, Flags};
 
 /// Arguments of `cocoon collateral`.
@@ -72,7 +72,7 @@ fn fmspc(text: &str) -> Result<[u8; 6], String> {
     let bytes = hex::decode(text).map_err(|error| error.to_string())?;
     bytes
         .try_into()
-        .map_err(|bytes: Vec<u8>| format!("12 hexadecimal digits, not {}", 2 * bytes.len()))
+        .map_err(|bytes: Vec<u8>| format!("6 bytes in hexadecimal, not {}", bytes.len()))
 }
 
 /// Runs the command.
@@ -117,13 +117,12 @@ pub fn run(args: &CollateralArgs) -> CommandResult {
         CollateralAction::Import { file, settings } => {
             let (json, facts) = read(file)?;
             let config = Effective::load(settings, &Environment::of_process())?.config;
+            let path = file_of(&config.data_dir, &facts.family);
             let directory = directory(&config.data_dir);
             std::fs::create_dir_all(&directory).map_err(CommandError::io(format!(
                 "cannot make {}",
                 directory.display()
             )))?;
-            let name = facts.family.to_string().replace('/', "-");
-            let path = directory.join(format!("{name}.json"));
             write(&path, &json)?;
             print!("{}", as_text(clock::now(), &facts));
             println!(
@@ -203,6 +202,6 @@ mod tests {
     #[test]
     fn an_fmspc_has_twelve_digits() {
         assert_eq!(fmspc("b0c06f000000").unwrap(), [0xb0, 0xc0, 0x6f, 0, 0, 0]);
-        assert!(fmspc("b0c06f").unwrap_err().contains("12"));
+        assert!(fmspc("b0c06f").unwrap_err().contains("not 3"));
     }
 }

@@ -1,14 +1,22 @@
 //! What `cocoon <command>` does, one file each.
 
 pub mod bench;
+pub mod canary;
 pub mod chat;
 pub mod collateral;
 pub mod config;
 pub mod demo;
 pub mod devnet;
+pub mod doctor;
+pub mod gpu;
+pub mod guest;
+pub mod log;
 pub mod model;
+pub mod policy;
+pub mod receipt;
 pub mod run;
 pub mod status;
+pub mod vault;
 pub mod verify;
 
 use std::process::ExitCode;
@@ -54,6 +62,9 @@ pub enum CommandError {
     /// No receipt.
     #[error(transparent)]
     Receipt(#[from] OpenError),
+    /// A policy, its signature, or the evidence to explain.
+    #[error(transparent)]
+    PolicyFile(#[from] policy::PolicyCommandError),
     /// The model does not load or does not answer.
     #[error("the engine: {source}")]
     Engine {
@@ -61,6 +72,9 @@ pub enum CommandError {
         #[source]
         source: cocoon_inference::EngineError,
     },
+    /// The model does not answer the known questions.
+    #[error(transparent)]
+    Canary(Box<cocoon_inference::canary::CanaryError>),
     /// No such device, or none in this build.
     #[error("no CUDA here: build with `--features cuda`, on a machine with a driver and NVRTC")]
     NoCuda,
@@ -87,12 +101,59 @@ pub enum CommandError {
     /// The models on the disk.
     #[error("{}", model::explained(.0))]
     Store(#[from] cocoon_inference::store::StoreError),
+    /// The log of guest images.
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+    /// A file of `cocoon gpu`.
+    #[error(transparent)]
+    Gpu(Box<gpu::GpuFileError>),
+    /// A sealed model.
+    #[error(transparent)]
+    Sealed(Box<cocoon_inference::sealed::SealedError>),
+    /// An owner's key.
+    #[error(transparent)]
+    VaultKey(crate::secret_file::SecretFileError),
+    /// Keys and models do not fit together.
+    #[error("{why}")]
+    VaultModels {
+        /// In words.
+        why: String,
+    },
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),
+    /// No registers to expect of these files.
+    #[error(transparent)]
+    LaunchMeasure(#[from] cocoon_attestation::launch_measure::LaunchMeasureError),
+    /// No event log.
+    #[error(transparent)]
+    EventLog(#[from] cocoon_attestation::event_log::ReadLogError),
+    /// A file that is no policy.
+    #[error("{path} is not a policy: {reason}")]
+    NoPolicy {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// An answer could not be written as TOML.
+    #[error("cannot write TOML: {0}")]
+    Toml(#[from] toml::ser::Error),
     /// An answer could not be written as JSON.
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<gpu::GpuFileError> for CommandError {
+    fn from(error: gpu::GpuFileError) -> Self {
+        Self::Gpu(Box::new(error))
+    }
+}
+
+impl From<cocoon_inference::sealed::SealedError> for CommandError {
+    fn from(error: cocoon_inference::sealed::SealedError) -> Self {
+        Self::Sealed(Box::new(error))
+    }
 }
 
 impl CommandError {

@@ -14,6 +14,7 @@ use comfy_table::{ContentArrangement, Table};
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::canary::{self, CanaryArgs};
 use super::{CommandError, CommandResult};
 use crate::suggest;
 use crate::terminal::{HEADER_LINE, plain};
@@ -37,6 +38,8 @@ pub enum ModelAction {
     Show(ShowArgs),
     /// Read a model again and compare it with what was recorded; exit 0 only if it is the same
     Verify(VerifyArgs),
+    /// Ask a model the questions whose answers are known and print their digest; exit 0 unless it is wrong
+    Canary(CanaryArgs),
     /// Delete a model
     Remove(RemoveArgs),
 }
@@ -114,6 +117,7 @@ pub fn run(args: &ModelArgs) -> CommandResult {
         ModelAction::List(args) => list(&store, args),
         ModelAction::Show(args) => show(&store, args),
         ModelAction::Verify(args) => verify(&store, args),
+        ModelAction::Canary(args) => canary::run(&store, args),
         ModelAction::Remove(args) => remove(&store, args),
     }
 }
@@ -472,7 +476,7 @@ impl Bar {
 }
 
 /// `24GiB`, `8G`, `512MiB`, bytes without a unit.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size; write it like 24GiB or 512MiB");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = text

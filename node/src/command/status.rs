@@ -59,6 +59,17 @@ pub fn render(status: &NodeStatus) -> String {
             "this platform counts as up to date for {days:.1} days, unless Intel renews it\n"
         ));
     }
+    if let Some(log) = &status.log {
+        text.push_str(&format!("log of images {}: ", plain(&log.origin)));
+        text.push_str(&if log.split_view {
+            "SPLIT VIEW, its keys signed two logs; it admits nobody\n".to_owned()
+        } else {
+            format!(
+                "{} entries, one log as far as anybody has shown\n",
+                log.entries
+            )
+        });
+    }
     if let Some(wallet) = &status.wallet {
         let balance = status
             .wallet_balance_nanoton

@@ -1,7 +1,7 @@
-//! `cocoon verify RECEIPT`: factor by factor; exit 0 only if verified.
+//! `cocoon verify RECEIPT`, which is `cocoon receipt verify`: factor by factor; exit 0 only if verified.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cocoon_attestation::FactorResult;
@@ -12,16 +12,22 @@ use comfy_table::{ContentArrangement, Table};
 
 use super::{CommandError, CommandResult, FAILURE, block_on};
 use crate::config::{Effective, Environment, Flags};
-use crate::receipt_check::{MAX_DOCUMENT_BYTES, Opened, Report, check};
+use crate::receipt_check::{Block, MAX_DOCUMENT_BYTES, Opened, Report, check};
 use crate::terminal::plain;
 use crate::trust;
 
 /// Flags of `cocoon verify`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// A file from `GET /v1/receipts/{id}`, or - for standard input
+    /// A file from `cocoon receipt export` or `GET /v1/receipts/{id}`, or - for standard input
     #[arg(value_name = "RECEIPT")]
     pub receipt: PathBuf,
+    /// The block that the evidence names, as you know it, instead of asking the chain: 1234:HASH
+    #[arg(long, value_name = "SEQNO:HASH", value_parser = block_argument)]
+    pub block: Option<Beacon>,
+    /// Ask nobody; without --block the factor of the block is skipped, and the receipt not verified
+    #[arg(long)]
+    pub offline: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -38,22 +44,18 @@ pub struct VerifyArgs {
 pub fn run(args: &VerifyArgs) -> CommandResult {
     let effective = Effective::load(&args.flags, &Environment::of_process())?;
     let verifier = trust::verifier(&effective.config)?;
-    let opened = Opened::read(&read(args)?)?;
-    let beacons = match opened.claimed_beacon() {
-        None => Vec::new(),
-        Some(claimed) => block_on(async {
-            Ok(
-                match block(&effective.config.chain_url, claimed.seqno).await {
-                    Ok(beacon) => vec![beacon],
-                    Err(error) => {
-                        eprintln!("the block that the evidence names cannot be checked: {error}");
-                        Vec::new()
-                    }
-                },
-            )
-        })?,
+    let opened = Opened::read(&read(&args.receipt)?)?;
+    let block = match (args.block, opened.claimed_beacon()) {
+        (Some(block), _) => Block::Known(block),
+        (None, Some(claimed)) if !args.offline => {
+            block_on(async { Ok(block(&effective.config.chain_url, claimed.seqno).await) })?
+        }
+        (None, _) => Block::Unknown(
+            "nobody was asked; say --block SEQNO:HASH with the hash from a source that you trust"
+                .to_owned(),
+        ),
     };
-    let report = check(&opened, &verifier, &beacons);
+    let report = check(&opened, &verifier, &block);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -66,29 +68,48 @@ pub fn run(args: &VerifyArgs) -> CommandResult {
     })
 }
 
-fn read(args: &VerifyArgs) -> Result<Vec<u8>, CommandError> {
-    let what = format!("cannot read {}", args.receipt.display());
+/// A document from a file or from standard input.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
+    let what = format!("cannot read {}", path.display());
     // One byte more than fits, so that what is too large is seen to be.
     let limit = u64::try_from(MAX_DOCUMENT_BYTES)
         .unwrap_or(u64::MAX)
         .saturating_add(1);
     let mut bytes = Vec::new();
-    if args.receipt.as_os_str() == "-" {
+    if path.as_os_str() == "-" {
         std::io::stdin().take(limit).read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(&args.receipt).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
     }
     .map_err(CommandError::io(what))?;
     Ok(bytes)
 }
 
 /// A block as the chain has it.
-async fn block(url: &str, seqno: u32) -> Result<Beacon, cocoon_settlement::chain::ChainError> {
+pub(super) async fn block_of_chain(
+    url: &str,
+    seqno: u32,
+) -> Result<Beacon, cocoon_settlement::chain::ChainError> {
     let block = DevnetClient::new(url)?.block(seqno).await?;
     Ok(Beacon {
         seqno: block.seqno,
         hash: block.hash,
     })
+}
+
+async fn block(url: &str, seqno: u32) -> Block {
+    match block_of_chain(url, seqno).await {
+        Ok(beacon) => Block::Known(beacon),
+        Err(error) => Block::Unknown(error.to_string()),
+    }
+}
+
+fn block_argument(text: &str) -> Result<Beacon, String> {
+    let parsed = text
+        .split_once(':')
+        .and_then(|(seqno, hash)| Some((seqno.parse().ok()?, hash.parse().ok()?)));
+    let (seqno, hash) = parsed.ok_or("write it as the block's number, a colon, and its hash")?;
+    Ok(Beacon { seqno, hash })
 }
 
 /// For people.

@@ -11,6 +11,7 @@
 mod layers;
 mod problems;
 mod settings;
+mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod tests;
 pub use layers::{Environment, Origin};
 pub use problems::{ConfigError, Problem};
 pub use settings::{EngineDevice, EvidenceSource, Flags, NodeRole, SETTINGS, Setting, SettingKind};
+pub use vault::{NoVault, VaultAddress};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,10 +53,12 @@ pub struct Config {
     pub max_jobs: u32,
     /// Where the chain answers.
     pub chain_url: String,
-    /// GGUF file (worker).
+    /// GGUF file, plain or sealed (worker).
     pub model_path: Option<PathBuf>,
     /// The name to serve it under; from the file if absent.
     pub model_id: Option<String>,
+    /// Who releases the key of a sealed model: a multiaddr with `/p2p/`, or a peer id.
+    pub vault: Option<String>,
     /// What computes the model.
     pub device: EngineDevice,
     /// Memory for keys and values, MiB.
@@ -65,6 +69,9 @@ pub struct Config {
     pub upstream: Option<String>,
     /// The name under which it serves the model.
     pub upstream_model: Option<String>,
+    /// Digest that the model's answers to the known questions must have, 64 hexadecimal digits; what this program
+    /// knows of the model if absent.
+    pub canary: Option<String>,
     /// Price of a prompt token, nanoTON.
     pub price_input_nanoton: u64,
     /// Price of a generated token, nanoTON.
@@ -85,6 +92,10 @@ pub struct Config {
     pub policy_path: Option<PathBuf>,
     /// A service that gives Intel's collateral; other nodes are asked if absent.
     pub collateral_url: Option<String>,
+    /// The proof that a worker's image stands in the log.
+    pub image_proof: Option<PathBuf>,
+    /// A copy of the policy's log of images.
+    pub log_dir: Option<PathBuf>,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -105,11 +116,13 @@ impl Default for Config {
             chain_url: "http://127.0.0.1:8547".to_owned(),
             model_path: None,
             model_id: None,
+            vault: None,
             device: EngineDevice::Processor,
             cache_mib: 1_024,
             speculation: 0,
             upstream: None,
             upstream_model: None,
+            canary: None,
             price_input_nanoton: 20,
             price_output_nanoton: 160,
             slots: 1,
@@ -120,6 +133,8 @@ impl Default for Config {
             evidence: EvidenceSource::Tdx,
             policy_path: None,
             collateral_url: None,
+            image_proof: None,
+            log_dir: None,
             log_format: LogFormat::Text,
         }
     }

@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use cocoon_inference::upstream::LoopbackUrl;
+use cocoon_protocol::Digest;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
 use super::layers::{Origin, origin_of};
 use super::settings::{EvidenceSource, NodeRole, SETTINGS};
+use super::vault::VaultAddress;
 use super::{Config, Effective};
 use crate::{build_info, suggest};
 
@@ -330,6 +332,26 @@ fn worker(check: &mut Check<'_>, config: &Config) {
         ),
     }
     upstream(check, config);
+    if let Some(canary) = &config.canary
+        && canary.parse::<Digest>().is_err()
+    {
+        check.wrong(
+            "canary",
+            canary,
+            "not a digest of 64 hexadecimal digits",
+            "copy the line that `cocoon model canary MODEL` prints",
+        );
+    }
+    if let Some(vault) = &config.vault
+        && let Err(error) = vault.parse::<VaultAddress>()
+    {
+        check.wrong(
+            "vault",
+            vault,
+            &error.to_string(),
+            "copy the line that `cocoon vault serve` prints: /ip4/…/tcp/4001/p2p/12D3…",
+        );
+    }
     if config.slots == 0 {
         check.wrong(
             "slots",

@@ -79,7 +79,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 26] = [
+pub const SETTINGS: [Setting; 30] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -90,11 +90,13 @@ pub const SETTINGS: [Setting; 26] = [
     setting("chain_url", SettingKind::Text),
     setting("model_path", SettingKind::Text),
     setting("model_id", SettingKind::Text),
+    setting("vault", SettingKind::Text),
     setting("device", SettingKind::Text),
     setting("cache_mib", SettingKind::Number),
     setting("speculation", SettingKind::Number),
     setting("upstream", SettingKind::Text),
     setting("upstream_model", SettingKind::Text),
+    setting("canary", SettingKind::Text),
     setting("price_input_nanoton", SettingKind::Number),
     setting("price_output_nanoton", SettingKind::Number),
     setting("slots", SettingKind::Number),
@@ -105,6 +107,8 @@ pub const SETTINGS: [Setting; 26] = [
     setting("evidence", SettingKind::Text),
     setting("policy_path", SettingKind::Text),
     setting("collateral_url", SettingKind::Text),
+    setting("image_proof", SettingKind::Text),
+    setting("log_dir", SettingKind::Text),
     setting("log_format", SettingKind::Text),
 ];
 
@@ -149,7 +153,7 @@ pub struct Flags {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain_url: Option<String>,
-    /// Worker: the model, a GGUF file
+    /// Worker: the model, a GGUF file, plain or sealed
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_path: Option<PathBuf>,
@@ -157,6 +161,10 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_id: Option<String>,
+    /// Worker: who releases the key of a sealed model, a multiaddr with /p2p/… or a peer id
+    #[arg(long, value_name = "MULTIADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vault: Option<String>,
     /// Worker: what computes the model [default: processor]
     #[arg(long, value_enum, value_name = "DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,6 +187,11 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_model: Option<String>,
+    /// Worker: digest that the model's answers to the known questions must have, as `cocoon model canary` prints
+    /// it [default: what this program knows of the model]
+    #[arg(long, value_name = "HEX")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
     /// Worker: price of a prompt token, nanoTON [default: 20]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -221,6 +234,14 @@ pub struct Flags {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collateral_url: Option<String>,
+    /// Worker: the proof that its guest's image stands in the log that clients trust, made by `cocoon log prove`
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_proof: Option<PathBuf>,
+    /// A copy of the policy's log of images, as `cocoon log` keeps it, to answer other nodes' questions from
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_dir: Option<PathBuf>,
     /// How log lines look [default: text]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -340,6 +340,23 @@ fn an_upstream_server_is_on_the_loopback_and_told_which_model_is_meant() {
 }
 
 #[test]
+fn a_pinned_canary_is_a_digest() {
+    let world = World::new();
+    let model = world.home.path().join("model.gguf");
+    std::fs::write(&model, "x").unwrap();
+    let with = |canary: &str| {
+        World::new().flags(Flags {
+            canary: Some(canary.to_owned()),
+            ..worker(&model)
+        })
+    };
+    assert_eq!(problems(&with(&"0a".repeat(32))), Vec::<&str>::new());
+    for bad in ["", "0a", &"0g".repeat(32)] {
+        assert_eq!(problems(&with(bad)), ["canary"], "{bad}");
+    }
+}
+
+#[test]
 fn a_role_must_be_chosen_and_a_bootstrap_must_name_its_peer() {
     assert_eq!(problems(&World::new()), ["role"]);
     let nameless = Flags {

@@ -15,7 +15,7 @@ use crate::command::demo::DemoArgs;
 use crate::command::{status, verify};
 use crate::gateway_client::{AnswerDetails, ChatPart, ClientError};
 use crate::local_mesh::{Launcher, Node, Process, fund, verified_workers};
-use crate::receipt_check::{Opened, check};
+use crate::receipt_check::{Block, Opened, check};
 use crate::terminal::{plain, short_peer};
 use crate::{config, trust};
 
@@ -146,6 +146,11 @@ pub(super) async fn tell(args: &DemoArgs, directory: &Path) -> Result<DemoMesh, 
     Ok(mesh)
 }
 
+/// Counted from 1, for people.
+fn worker_name(index: usize) -> String {
+    format!("worker-{}", index.saturating_add(1))
+}
+
 fn worker_settings<'a>(
     model: &'a str,
     bootstrap: &'a str,
@@ -180,7 +185,7 @@ async fn start(args: &DemoArgs, launcher: &Launcher) -> Result<DemoMesh, DemoErr
     let mut starting = Vec::new();
     for index in 0..3 {
         let settings = worker_settings(&model, &address, &chain_url, index);
-        starting.push(launcher.spawn(&format!("worker-{}", index + 1), "worker", &settings)?);
+        starting.push(launcher.spawn(&worker_name(index), "worker", &settings)?);
     }
     let client = launcher
         .node(
@@ -227,7 +232,7 @@ async fn restart(
     let address = bootstrap_address(&mesh.bootstrap);
     let model = args.model.display().to_string();
     let settings = worker_settings(&model, &address, &mesh.chain_url, index);
-    let name = format!("worker-{}", index + 1);
+    let name = worker_name(index);
     let starting = launcher.node(&name, "worker", &settings);
     Ok(waiting("starting the killed worker again", starting).await?)
 }
@@ -254,12 +259,12 @@ async fn ask(client: &Node, prompt: &str, max_tokens: u32) -> Result<(Answer, us
     println!("   > {prompt}");
     print!("   ");
     let mut stream = Box::pin(client.http.stream(&body(prompt, max_tokens)).await?);
-    let mut parts = 0;
+    let mut parts = 0_usize;
     let mut details = None;
     while let Some(part) = stream.next().await {
         match part {
             Ok(ChatPart::Text(text)) => {
-                parts += 1;
+                parts = parts.saturating_add(1);
                 show(&text)?;
             }
             Ok(ChatPart::Finished { details: found, .. }) => details = Some(found),
@@ -316,15 +321,17 @@ async fn verify_receipt(mesh: &DemoMesh, answer: &AnswerDetails) -> Result<(), D
     };
     let verifier =
         trust::verifier(&config).map_err(|error| wrong("the policy", error.to_string()))?;
-    let mut beacons = Vec::new();
-    if let Some(claimed) = opened.claimed_beacon() {
-        let block = mesh.chain.block(claimed.seqno).await?;
-        beacons.push(Beacon {
-            seqno: block.seqno,
-            hash: block.hash,
-        });
-    }
-    let report = check(&opened, &verifier, &beacons);
+    let block = match opened.claimed_beacon() {
+        None => Block::Unknown("the document holds no evidence".to_owned()),
+        Some(claimed) => {
+            let block = mesh.chain.block(claimed.seqno).await?;
+            Block::Known(Beacon {
+                seqno: block.seqno,
+                hash: block.hash,
+            })
+        }
+    };
+    let report = check(&opened, &verifier, &block);
     print!("{}", verify::render(&report));
     if report.verified {
         Ok(())
@@ -345,7 +352,7 @@ async fn kill_while_answering(mesh: &mut DemoMesh) -> Result<usize, DemoError> {
         match part {
             Ok(ChatPart::Text(text)) => {
                 show(&text)?;
-                parts += 1;
+                parts = parts.saturating_add(1);
                 // A few frames in, so that something was sent and paid.
                 if parts == 3 && killed.is_none() {
                     killed = Some(kill_the_busy_one(mesh).await?);

@@ -27,7 +27,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::HttpState;
 use super::error::ApiError;
-use super::intake::{JOB_HEADER, json_body, permit};
+use super::intake::{JOB_HEADER, RECEIPT_HEADER, json_body, permit};
 use super::openai::reply::{
     AssistantMessage, Chunk, ChunkChoice, Delta, Extension, Head, Logprobs, Whole, WholeChoice,
     completion_id,
@@ -37,7 +37,7 @@ use super::openai::request::{self, ChatRequest};
 /// Most text of all answers that is gathered for a caller who does not stream, bytes. A worker is
 /// paid by the token; this bounds what it may call a token.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-/// The same for log-probabilities, as the wire counts them.
+/// The same for log-probabilities, as the wire counts them. Numbers of tokens have the bound of the text.
 const MAX_LOGPROB_BYTES: usize = 32 * 1024 * 1024;
 
 /// The handler.
@@ -51,6 +51,7 @@ pub(super) async fn create(
         submission,
         stream,
         include_usage,
+        token_ids,
     } = request::parse(&body)?;
     drop(body);
     let permit = permit(&state)?;
@@ -74,6 +75,7 @@ pub(super) async fn create(
         job,
         choices,
         wants_logprobs,
+        wants_ids: token_ids,
         _permit: permit,
     };
     let name = answer.job.job().to_string();
@@ -97,6 +99,7 @@ struct Answer {
     job: JobHandle,
     choices: u8,
     wants_logprobs: bool,
+    wants_ids: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -109,7 +112,12 @@ impl Answer {
                 JobEvent::Accepted { .. } | JobEvent::Embeddings(_) => {}
                 JobEvent::Delta(delta) => gathered.push(delta)?,
                 JobEvent::Finished(completion) => {
-                    return Ok(Json(self.completed(&gathered, &completion)).into_response());
+                    let whole = Json(self.completed(&gathered, &completion));
+                    let mut response = whole.into_response();
+                    if let Ok(value) = HeaderValue::from_str(&completion.receipt) {
+                        response.headers_mut().insert(RECEIPT_HEADER, value);
+                    }
+                    return Ok(response);
                 }
                 JobEvent::Failed(error) => return Err(error.into()),
             }
@@ -122,15 +130,21 @@ impl Answer {
     }
 
     fn completed<'a>(&'a self, gathered: &'a Gathered, completion: &Completion) -> Whole<'a> {
-        let choice = |(index, (text, positions)): (u8, &'a (String, Vec<_>))| WholeChoice {
+        // Of all tokens or of none, says the port.
+        let has_ids = gathered.answers.iter().any(|answer| !answer.ids.is_empty())
+            || completion.usage.completion_tokens == 0;
+        let choice = |(index, answer): (u8, &'a GatheredAnswer)| WholeChoice {
             index,
             message: AssistantMessage {
                 role: "assistant",
-                content: text,
+                content: &answer.text,
                 refusal: None,
             },
             finish_reason: finish_of(completion, index).into(),
-            logprobs: self.wants_logprobs.then(|| Logprobs::of(positions)),
+            logprobs: self.wants_logprobs.then(|| Logprobs::of(&answer.positions)),
+            token_ids: self
+                .wants_ids
+                .then(|| has_ids.then_some(answer.ids.as_slice())),
         };
         Whole {
             head: &self.head,
@@ -159,7 +173,7 @@ impl Answer {
                 role: Some("assistant"),
                 content: Some(""),
             };
-            events.say(choice, role, None);
+            events.say(choice, role, None, &[]);
         }
         if let Some(event) = first {
             events.take(event);
@@ -185,17 +199,26 @@ impl Answer {
 
 /// What has arrived of each choice, for a caller who does not stream.
 struct Gathered {
-    answers: Vec<(String, Vec<PositionLogprobs>)>,
+    answers: Vec<GatheredAnswer>,
     text_bytes: usize,
     logprob_bytes: usize,
+    id_bytes: usize,
+}
+
+#[derive(Clone, Default)]
+struct GatheredAnswer {
+    text: String,
+    positions: Vec<PositionLogprobs>,
+    ids: Vec<u32>,
 }
 
 impl Gathered {
     fn new(choices: u8) -> Self {
         Self {
-            answers: vec![Default::default(); usize::from(choices)],
+            answers: vec![GatheredAnswer::default(); usize::from(choices)],
             text_bytes: 0,
             logprob_bytes: 0,
+            id_bytes: 0,
         }
     }
 
@@ -203,8 +226,11 @@ impl Gathered {
         let positions = delta.logprobs.iter().map(PositionLogprobs::most_bytes);
         self.text_bytes = self.text_bytes.saturating_add(delta.text.len());
         self.logprob_bytes = positions.fold(self.logprob_bytes, usize::saturating_add);
+        let ids = std::mem::size_of_val(delta.ids.as_slice());
+        self.id_bytes = self.id_bytes.saturating_add(ids);
         for (bytes, limit) in [
             (self.text_bytes, MAX_ANSWER_BYTES),
+            (self.id_bytes, MAX_ANSWER_BYTES),
             (self.logprob_bytes, MAX_LOGPROB_BYTES),
         ] {
             if bytes > limit {
@@ -215,9 +241,10 @@ impl Gathered {
             }
         }
         // The port lets no other choice through.
-        if let Some((text, positions)) = self.answers.get_mut(usize::from(delta.choice)) {
-            text.push_str(&delta.text);
-            positions.extend(delta.logprobs);
+        if let Some(answer) = self.answers.get_mut(usize::from(delta.choice)) {
+            answer.text.push_str(&delta.text);
+            answer.positions.extend(delta.logprobs);
+            answer.ids.extend(delta.ids);
         }
         Ok(())
     }
@@ -245,13 +272,18 @@ impl Events {
                 choice,
                 text,
                 logprobs,
+                ids,
             }) => {
+                // Numbers of tokens that say nothing yet are for those who want numbers.
+                if text.is_empty() && logprobs.is_empty() && !self.answer.wants_ids {
+                    return;
+                }
                 let delta = Delta {
                     role: None,
                     content: Some(&text),
                 };
                 let wanted = self.answer.wants_logprobs;
-                self.say(choice, delta, wanted.then(|| Logprobs::of(&logprobs)));
+                self.say(choice, delta, wanted.then(|| Logprobs::of(&logprobs)), &ids);
             }
             JobEvent::Finished(completion) => self.finish(&completion),
             JobEvent::Failed(error) => {
@@ -273,6 +305,7 @@ impl Events {
                     delta: Delta::default(),
                     finish_reason: Some(finish_of(completion, index).into()),
                     logprobs: None,
+                    token_ids: None,
                 }],
                 usage: self.include_usage.then_some(None),
                 cocoon: is_last.then(extension),
@@ -291,7 +324,7 @@ impl Events {
         self.pending.push_back(Event::default().data("[DONE]"));
     }
 
-    fn say(&mut self, index: u8, delta: Delta<'_>, logprobs: Option<Logprobs<'_>>) {
+    fn say(&mut self, index: u8, delta: Delta<'_>, logprobs: Option<Logprobs<'_>>, ids: &[u32]) {
         let chunk = json(&Chunk {
             head: &self.answer.head,
             choices: vec![ChunkChoice {
@@ -299,6 +332,7 @@ impl Events {
                 delta,
                 finish_reason: None,
                 logprobs,
+                token_ids: (self.answer.wants_ids && !ids.is_empty()).then_some(ids),
             }],
             usage: self.include_usage.then_some(None),
             cocoon: None,

@@ -10,7 +10,7 @@ use cocoon_actors::gateway_port::{GatewayError, JobEvent};
 
 use super::HttpState;
 use super::error::ApiError;
-use super::intake::{JOB_HEADER, json_body, permit};
+use super::intake::{JOB_HEADER, RECEIPT_HEADER, json_body, permit};
 use super::openai::embedding::{self, EmbeddingList, EmbeddingRequest};
 
 /// The handler. A caller who goes away drops the job, which cancels it.
@@ -40,8 +40,14 @@ pub(super) async fn create(
                 let embeddings = embeddings.ok_or_else(|| nothing("the job gave no embeddings"))?;
                 let list = EmbeddingList::new(job, model, embeddings, encoding, &completion);
                 let mut response = Json(list).into_response();
-                if let Ok(value) = HeaderValue::from_str(&job.to_string()) {
-                    response.headers_mut().insert(JOB_HEADER, value);
+                let names = [
+                    (JOB_HEADER, job.to_string()),
+                    (RECEIPT_HEADER, completion.receipt),
+                ];
+                for (header, name) in names {
+                    if let Ok(value) = HeaderValue::from_str(&name) {
+                        response.headers_mut().insert(header, value);
+                    }
                 }
                 return Ok(response);
             }

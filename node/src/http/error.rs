@@ -1,7 +1,7 @@
 //! Errors in `OpenAI`'s form: `{"error":{"message","type","param","code"}}`.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cocoon_actors::gateway_port::GatewayError;
@@ -90,6 +90,16 @@ impl From<PathRejection> for ApiError {
     }
 }
 
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::invalid(
+            rejection.status(),
+            "invalid_query",
+            "the query has a parameter that this path does not take, or a value that it cannot have",
+        )
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
@@ -110,7 +120,8 @@ pub async fn unknown_route() -> ApiError {
         StatusCode::NOT_FOUND,
         "unknown_url",
         "no such path; this node serves POST /v1/chat/completions, POST /v1/embeddings, \
-         GET /v1/models, GET /v1/receipts/{id}, GET /health, GET /metrics, GET /status.json",
+         GET /v1/models, GET /v1/receipts/{id}, GET /v1/signature/{id}, \
+         GET /v1/attestation/report, GET /health, GET /metrics, GET /status.json",
     )
 }
 

@@ -14,6 +14,9 @@ use super::error::ApiError;
 /// Names the job in a response's headers.
 pub(super) const JOB_HEADER: HeaderName = HeaderName::from_static("x-cocoon-job");
 
+/// Names the receipt in a response's headers, where it exists before the body is sent.
+pub(super) const RECEIPT_HEADER: HeaderName = HeaderName::from_static("x-receipt-id");
+
 /// A place for one more job, until it is dropped.
 pub(super) fn permit(state: &HttpState) -> Result<OwnedSemaphorePermit, ApiError> {
     Arc::clone(&state.job_permits)

@@ -6,6 +6,7 @@
 //! | `POST /v1/embeddings` | a job that embeds texts |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | what verified workers serve now |
 //! | `GET /v1/receipts/{id}` | a job's signed receipt and its evidence |
+//! | `GET /v1/signature/{id}`, `GET /v1/attestation/report` | the same in the shapes of other attested gateways |
 //! | `GET /health`, `GET /metrics`, `GET /status.json` | operators |
 //! | `POST /admin/settle`, `POST /admin/shutdown` | operators, with the admin token |
 //!
@@ -13,6 +14,7 @@
 //! [`Gateway`] and [`NodeView`]. Errors always have `OpenAI`'s body. [`guard`] says who may call.
 
 pub mod admin;
+mod attestation;
 pub mod chat;
 pub mod embeddings;
 pub mod error;
@@ -201,6 +203,8 @@ fn router(parts: HttpParts, loopback_only: bool) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
         .route("/v1/receipts/{id}", get(receipts::get))
+        .route("/v1/signature/{id}", get(receipts::signature))
+        .route("/v1/attestation/report", get(attestation::report))
         .route("/health", get(admin::status::health))
         .route("/status.json", get(admin::status::get))
         .route("/metrics", get(metrics::get))

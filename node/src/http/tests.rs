@@ -5,6 +5,7 @@ mod answers;
 mod callers;
 mod embeddings;
 mod own_client;
+mod receipts;
 mod refusals;
 mod richer_answers;
 mod scripted;

@@ -38,6 +38,10 @@ pub struct NodeBehaviour {
     pub offers: rr::Behaviour<QuestionCodec>,
     /// Collateral by request.
     pub collateral: rr::Behaviour<QuestionCodec>,
+    /// Consistency of the log by request.
+    pub log: rr::Behaviour<QuestionCodec>,
+    /// Keys of sealed models, asked for.
+    pub vaults: rr::Behaviour<QuestionCodec>,
     /// Session streams.
     pub sessions: sessions::Behaviour,
 }
@@ -70,6 +74,8 @@ impl NodeBehaviour {
             evidence: question(network, Question::Evidence, limits)?,
             offers: question(network, Question::Offer, limits)?,
             collateral: question(network, Question::Collateral, limits)?,
+            log: question(network, Question::Log, limits)?,
+            vaults: question(network, Question::Vault, limits)?,
             sessions: sessions::Behaviour::new(protocol(network, "session")?, limits),
         })
     }
@@ -80,6 +86,8 @@ impl NodeBehaviour {
             Question::Evidence => &mut self.evidence,
             Question::Offer => &mut self.offers,
             Question::Collateral => &mut self.collateral,
+            Question::Log => &mut self.log,
+            Question::Vault => &mut self.vaults,
         }
     }
 }

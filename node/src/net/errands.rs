@@ -56,6 +56,8 @@ pub(super) const fn rank(question: Question) -> u8 {
         Question::Evidence => 0,
         Question::Offer => 1,
         Question::Collateral => 2,
+        Question::Log => 3,
+        Question::Vault => 4,
     }
 }
 

@@ -3,12 +3,11 @@
 use crate::net::addresses::{Reach, believable, reach};
 use crate::net::behaviour::NodeBehaviourEvent;
 use crate::net::errands::rank;
-use crate::net::gossip::SLOW_PEER_LOSSES;
+use crate::net::gossip::{SLOW_PEER_LOSSES, topic_limit};
 use crate::net::limits::{MAX_ADDRESSES_PER_PEER, Refusal, one_line};
 use crate::net::sessions;
 use crate::net::swarm::SwarmTask;
 use cocoon_actors::port::{GossipId, Judgement, PortError, Question, SwarmNotice};
-use cocoon_protocol::advert::MAX_ADVERT_BYTES;
 use libp2p::core::ConnectedPoint;
 use libp2p::metrics::Recorder;
 use libp2p::request_response::{self as rr, OutboundFailure};
@@ -132,6 +131,8 @@ impl SwarmTask {
             NodeBehaviourEvent::Collateral(event) => {
                 self.on_question(now, Question::Collateral, event);
             }
+            NodeBehaviourEvent::Log(event) => self.on_question(now, Question::Log, event),
+            NodeBehaviourEvent::Vaults(event) => self.on_question(now, Question::Vault, event),
             NodeBehaviourEvent::Sessions(sessions::Event::Inbound { peer, stream }) => {
                 self.notify(SwarmNotice::Session { peer, stream });
             }
@@ -172,13 +173,19 @@ impl SwarmTask {
                 message_id,
                 message,
             } => {
-                if message.data.len() > MAX_ADVERT_BYTES {
-                    // Within the frame's bound, over the advert's.
-                    self.metrics.refuse("advert: too large");
+                let Some(topic) = self.topics.named(&message.topic) else {
+                    // Not subscribed to, so it cannot come; nobody would judge it.
+                    self.judge(&message_id, &relay, Judgement::Ignore);
+                    return;
+                };
+                if message.data.len() > topic_limit(topic) {
+                    // Within the frame's bound, over the message's.
+                    self.metrics.refuse("gossip: too large");
                     self.judge(&message_id, &relay, Judgement::Reject);
                     return;
                 }
-                self.notify(SwarmNotice::Advert {
+                self.notify(SwarmNotice::Gossip {
+                    topic,
                     message: GossipId(message_id.0),
                     relay,
                     bytes: message.data,

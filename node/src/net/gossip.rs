@@ -1,4 +1,4 @@
-//! gossipsub, set up for few, small, self-signed messages.
+//! gossipsub, set up for few, small, self-signed messages on two topics: adverts, and news of the log.
 //!
 //! - `ValidationMode::Anonymous`: libp2p would check its own signature on every *copy* of a
 //!   message, before it knows that it has seen it. Adverts carry their signer's signature, which
@@ -9,8 +9,10 @@
 //!   peers on topics as quiet as ours.
 
 use crate::net::limits::NetLimits;
+use cocoon_actors::port::Topic;
 use cocoon_protocol::advert::MAX_ADVERT_BYTES;
 use cocoon_protocol::domain::Network;
+use cocoon_protocol::log::MAX_LOG_NEWS_BYTES;
 use libp2p::gossipsub::{
     Behaviour, ConfigBuilder, IdentTopic, IdentityTransform, Message, MessageAuthenticity,
     MessageId, MetricsConfig, PeerScoreParams, PeerScoreThresholds, TopicHash, TopicScoreParams,
@@ -18,22 +20,22 @@ use libp2p::gossipsub::{
 };
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// gossipsub that takes subscriptions to our own topic only, so strangers cannot make us keep
+/// gossipsub that takes subscriptions to our own topics only, so strangers cannot make us keep
 /// lists of theirs.
 pub type Gossip = Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
 
 /// Bytes of a message id: 160 bits of SHA-256.
 pub const MESSAGE_ID_BYTES: usize = 20;
-/// Bytes that frame an advert in a gossip message: topic and field headers.
+/// Bytes that frame a message in gossip: topic and field headers.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
 /// Bytes of one gossip frame. gossipsub 0.50.1 applies this bound to everything it has buffered,
 /// not to one frame, and reads 8 KiB at a time; a bound near the message's own would therefore
 /// cut off honest peers whenever several messages arrive back to back.
-const MAX_FRAME_BYTES: usize = 16 * 1024;
+const MAX_FRAME_BYTES: usize = 64 * 1024;
 /// Message ids in one IHAVE or IWANT, so that both fit a frame many times over.
 const MAX_IDS_PER_CONTROL: usize = 100;
 /// Messages waiting for one peer. A peer that cannot keep up loses gossip, not our memory.
@@ -41,10 +43,51 @@ pub const MAX_QUEUE_PER_PEER: usize = 256;
 /// A peer that lost this many messages between two heartbeats is disconnected.
 pub const SLOW_PEER_LOSSES: usize = MAX_QUEUE_PER_PEER / 2;
 
-/// The topic of the adverts.
+/// The topics of a network.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    adverts: IdentTopic,
+    log: IdentTopic,
+}
+
+impl Topics {
+    /// Both.
+    pub const ALL: [Topic; 2] = [Topic::Adverts, Topic::Log];
+
+    /// Named by network and trust domain.
+    #[must_use]
+    pub fn of(network: &Network) -> Self {
+        Self {
+            adverts: IdentTopic::new(network.topic("adverts")),
+            log: IdentTopic::new(network.topic("log")),
+        }
+    }
+
+    /// As gossipsub knows it.
+    #[must_use]
+    pub const fn ident(&self, topic: Topic) -> &IdentTopic {
+        match topic {
+            Topic::Adverts => &self.adverts,
+            Topic::Log => &self.log,
+        }
+    }
+
+    /// Which one a message is of.
+    #[must_use]
+    pub fn named(&self, hash: &TopicHash) -> Option<Topic> {
+        Self::ALL
+            .into_iter()
+            .find(|topic| self.ident(*topic).hash() == *hash)
+    }
+}
+
+/// Most bytes of a message of this topic.
 #[must_use]
-pub fn adverts_topic(network: &Network) -> IdentTopic {
-    IdentTopic::new(network.topic("adverts"))
+pub const fn topic_limit(topic: Topic) -> usize {
+    match topic {
+        Topic::Adverts => MAX_ADVERT_BYTES,
+        Topic::Log => MAX_LOG_NEWS_BYTES,
+    }
 }
 
 /// The id under which gossip knows these bytes.
@@ -58,23 +101,20 @@ pub fn message_id(data: &[u8]) -> MessageId {
     )
 }
 
-/// Builds gossipsub, subscribed to the adverts.
+/// Builds gossipsub, subscribed to both topics.
 pub fn build(
     network: &Network,
     limits: &NetLimits,
     registry: &mut Registry,
 ) -> Result<Gossip, String> {
-    let topic = adverts_topic(network);
-    let config = ConfigBuilder::default()
+    let topics = Topics::of(network);
+    let mut config = ConfigBuilder::default();
+    config
         .protocol_id_prefix(network.protocol("gossip"))
         .validation_mode(ValidationMode::Anonymous)
         .validate_messages()
         .message_id_fn(|message: &Message| message_id(&message.data))
         .max_transmit_size(MAX_FRAME_BYTES)
-        .max_transmit_size_for_topic(
-            MAX_ADVERT_BYTES.saturating_add(MESSAGE_OVERHEAD_BYTES),
-            topic.hash(),
-        )
         .max_publish_messages(64)
         .max_control_messages_sent(MAX_IDS_PER_CONTROL)
         .connection_handler_queue_len(MAX_QUEUE_PER_PEER)
@@ -87,27 +127,37 @@ pub fn build(
         .heartbeat_initial_delay(Duration::from_millis(200))
         .heartbeat_interval(Duration::from_secs(1))
         // Longer than an advert lives in the mesh; a replay later is an old sequence number.
-        .duplicate_cache_time(Duration::from_secs(120))
-        .build()
-        .map_err(|error| error.to_string())?;
+        .duplicate_cache_time(Duration::from_secs(120));
+    for topic in Topics::ALL {
+        config.max_transmit_size_for_topic(
+            topic_limit(topic).saturating_add(MESSAGE_OVERHEAD_BYTES),
+            topics.ident(topic).hash(),
+        );
+    }
+    let config = config.build().map_err(|error| error.to_string())?;
     let mut gossip = Behaviour::new_with_subscription_filter(
         MessageAuthenticity::Anonymous,
         config,
-        WhitelistSubscriptionFilter(HashSet::from([topic.hash()])),
+        WhitelistSubscriptionFilter(HashSet::from(
+            Topics::ALL.map(|topic| topics.ident(topic).hash()),
+        )),
     )?
     .with_metrics(
         registry.sub_registry_with_prefix("gossipsub"),
         MetricsConfig::default(),
     );
-    gossip.with_peer_score(score(topic.hash(), limits), thresholds())?;
-    gossip
-        .subscribe(&topic)
-        .map_err(|error| error.to_string())?;
+    let scored = Topics::ALL.map(|topic| topics.ident(topic).hash());
+    gossip.with_peer_score(score(&scored, limits), thresholds())?;
+    for topic in Topics::ALL {
+        gossip
+            .subscribe(topics.ident(topic))
+            .map_err(|error| error.to_string())?;
+    }
     Ok(gossip)
 }
 
-fn score(topic: TopicHash, limits: &NetLimits) -> PeerScoreParams {
-    let adverts = TopicScoreParams {
+fn score(topics: &[TopicHash], limits: &NetLimits) -> PeerScoreParams {
+    let each = TopicScoreParams {
         topic_weight: 1.0,
         // P1, P2: a little credit for staying and for bringing news, at most 1 + 5.
         time_in_mesh_weight: 0.01,
@@ -126,7 +176,10 @@ fn score(topic: TopicHash, limits: &NetLimits) -> PeerScoreParams {
         ..TopicScoreParams::default()
     };
     PeerScoreParams {
-        topics: HashMap::from([(topic, adverts)]),
+        topics: topics
+            .iter()
+            .map(|topic| (topic.clone(), each.clone()))
+            .collect(),
         topic_score_cap: 10.0,
         app_specific_weight: 0.0,
         // P6: many identities behind one address.
@@ -162,7 +215,7 @@ mod tests {
     #[test]
     fn the_score_parameters_are_valid_and_the_fourth_invalid_message_graylists() {
         let topic = IdentTopic::new("t").hash();
-        let params = score(topic.clone(), &NetLimits::default());
+        let params = score(&[topic.clone()], &NetLimits::default());
         params.validate().unwrap();
         thresholds().validate().unwrap();
         let adverts = params.topics.get(&topic).unwrap();

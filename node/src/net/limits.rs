@@ -23,8 +23,12 @@ pub const MAX_EVIDENCE_REPLY_BYTES: usize = cocoon_protocol::evidence::MAX_EVIDE
 /// Bytes of a collateral reply.
 pub const MAX_COLLATERAL_REPLY_BYTES: usize =
     cocoon_protocol::collateral::MAX_COLLATERAL_REPLY_BYTES;
+/// Bytes of an answer about the log.
+pub const MAX_LOG_REPLY_BYTES: usize = cocoon_protocol::log::MAX_CONSISTENCY_REPLY_BYTES;
 /// Bytes of an offer reply.
 pub const MAX_OFFER_REPLY_BYTES: usize = 4 * 1024;
+/// Bytes of a vault's reply.
+pub const MAX_VAULT_REPLY_BYTES: usize = cocoon_protocol::vault::MAX_VAULT_REPLY_BYTES;
 /// Characters of a transport's error that are kept for a person to read.
 pub const MAX_REASON_CHARS: usize = 300;
 

@@ -4,8 +4,8 @@
 //! What the bytes mean is decided in `protocol/`; here is only how many there may be.
 
 use crate::net::limits::{
-    MAX_COLLATERAL_REPLY_BYTES, MAX_EVIDENCE_REPLY_BYTES, MAX_OFFER_REPLY_BYTES, MAX_REQUEST_BYTES,
-    NetLimits, millis,
+    MAX_COLLATERAL_REPLY_BYTES, MAX_EVIDENCE_REPLY_BYTES, MAX_LOG_REPLY_BYTES,
+    MAX_OFFER_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_VAULT_REPLY_BYTES, NetLimits, millis,
 };
 use cocoon_actors::port::Question;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,6 +23,8 @@ pub const fn reply_limit(question: Question) -> usize {
         Question::Evidence => MAX_EVIDENCE_REPLY_BYTES,
         Question::Offer => MAX_OFFER_REPLY_BYTES,
         Question::Collateral => MAX_COLLATERAL_REPLY_BYTES,
+        Question::Log => MAX_LOG_REPLY_BYTES,
+        Question::Vault => MAX_VAULT_REPLY_BYTES,
     }
 }
 
@@ -33,6 +35,8 @@ pub const fn protocol_part(question: Question) -> &'static str {
         Question::Evidence => "evidence",
         Question::Offer => "offer",
         Question::Collateral => "collateral",
+        Question::Log => "log",
+        Question::Vault => "vault",
     }
 }
 

@@ -4,7 +4,7 @@ use crate::net::addresses::Reach;
 use crate::net::behaviour::{NodeBehaviour, answer_limit, protocol, protocol_version};
 use crate::net::company::{Action, Company};
 use crate::net::errands::{Errand, PendingAsk, give_up};
-use crate::net::gossip::{MAX_QUEUE_PER_PEER, adverts_topic};
+use crate::net::gossip::{MAX_QUEUE_PER_PEER, Topics, topic_limit};
 use crate::net::limits::{
     MAX_COMMANDS_PER_TURN, MAX_ERRANDS, MAX_REQUEST_BYTES, NetLimits, QuestionGate, millis,
 };
@@ -12,13 +12,12 @@ use crate::net::metrics::NetMetrics;
 use crate::net::questions::reply_limit;
 use crate::net::reach::Reaching;
 use crate::net::{NetConfig, NetError};
-use cocoon_actors::port::{Judgement, PortError, Question, SwarmCommand, SwarmNotice};
-use cocoon_protocol::advert::MAX_ADVERT_BYTES;
+use cocoon_actors::port::{Judgement, PortError, Question, SwarmCommand, SwarmNotice, Topic};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::core::transport::ListenerId;
-use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId};
+use libp2p::gossipsub::{self, MessageAcceptance, MessageId};
 use libp2p::request_response::{OutboundRequestId, ResponseChannel};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, kad};
@@ -50,11 +49,11 @@ struct Stopping {
 /// The swarm and everything that waits for it.
 pub(super) struct SwarmTask {
     pub(super) swarm: Swarm<NodeBehaviour>,
-    pub(super) topic: IdentTopic,
+    pub(super) topics: Topics,
     pub(super) limits: NetLimits,
     pub(super) version: String,
     pub(super) kad_protocol: StreamProtocol,
-    pub(super) protocols: [StreamProtocol; 3],
+    pub(super) protocols: [StreamProtocol; 5],
     pub(super) metrics: NetMetrics,
     pub(super) company: Company,
     /// Connected peers and how near the nearest connection is.
@@ -86,13 +85,16 @@ impl SwarmTask {
         let (network, limits) = (&config.network, &config.limits);
         Ok(Self {
             swarm,
-            topic: adverts_topic(network),
+            topics: Topics::of(network),
             version: protocol_version(network),
             kad_protocol: protocol(network, "kad")?,
+            // In the order of `rank`.
             protocols: [
                 protocol(network, "evidence")?,
                 protocol(network, "offer")?,
                 protocol(network, "collateral")?,
+                protocol(network, "log")?,
+                protocol(network, "vault")?,
             ],
             metrics,
             company: Company::new(Instant::now(), bootstrap, limits.wanted_peers),
@@ -160,7 +162,11 @@ impl SwarmTask {
             return refuse_stopped(command, &mut self.stopping);
         }
         match command {
-            SwarmCommand::Publish { advert, reply } => drop(reply.send(self.publish(advert))),
+            SwarmCommand::Publish {
+                topic,
+                bytes,
+                reply,
+            } => drop(reply.send(self.publish(topic, bytes))),
             SwarmCommand::Judge {
                 message,
                 relay,
@@ -195,17 +201,14 @@ impl SwarmTask {
         }
     }
 
-    fn publish(&mut self, advert: Vec<u8>) -> Result<(), PortError> {
-        let bytes = advert.len();
-        let too_large = PortError::TooLarge {
-            bytes,
-            limit: MAX_ADVERT_BYTES,
-        };
-        if bytes > MAX_ADVERT_BYTES {
+    fn publish(&mut self, topic: Topic, message: Vec<u8>) -> Result<(), PortError> {
+        let (bytes, limit) = (message.len(), topic_limit(topic));
+        let too_large = PortError::TooLarge { bytes, limit };
+        if bytes > limit {
             return Err(too_large);
         }
         let gossip = &mut self.swarm.behaviour_mut().gossip;
-        match gossip.publish(self.topic.clone(), advert) {
+        match gossip.publish(self.topics.ident(topic).clone(), message) {
             // The same bytes went out a moment ago: the mesh has them.
             Ok(_) | Err(gossipsub::PublishError::Duplicate) => Ok(()),
             Err(gossipsub::PublishError::MessageTooLarge) => Err(too_large),
@@ -213,7 +216,7 @@ impl SwarmTask {
                 limit: MAX_QUEUE_PER_PEER,
             }),
             Err(error) => {
-                debug!(%error, "advert not published");
+                debug!(%error, ?topic, "not published");
                 Err(PortError::NobodyListens)
             }
         }
@@ -315,9 +318,9 @@ impl SwarmTask {
         let _ = self.notices.try_send(notice);
     }
 
-    /// The actors are gone: an advert is not forwarded unjudged, the rest is refused by dropping.
+    /// The actors are gone: gossip is not forwarded unjudged, the rest is refused by dropping.
     fn nobody_listens(&mut self, notice: SwarmNotice) {
-        if let SwarmNotice::Advert { message, relay, .. } = notice {
+        if let SwarmNotice::Gossip { message, relay, .. } = notice {
             self.judge(&MessageId(message.0), &relay, Judgement::Ignore);
         }
     }

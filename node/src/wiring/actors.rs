@@ -16,6 +16,7 @@ use cocoon_actors::engine::Engine;
 use cocoon_actors::gateway::{Close, Gateway, GatewayPort};
 use cocoon_actors::job::client::ClientParts;
 use cocoon_actors::job::worker::{WorkerParts, serve};
+use cocoon_actors::log_watch::LogWatch;
 use cocoon_actors::mesh::{Inbox, MAX_WAITING_SESSIONS, Mesh};
 use cocoon_actors::metrics::Metrics;
 use cocoon_actors::negotiator::{Drain, Negotiator, Shop};
@@ -41,10 +42,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::WiringError;
+use super::canary;
 use super::chain::ChainSide;
-use super::engine;
+use super::guest::GuestPaths;
 use super::keys::Keys;
+use super::{engine, guest};
 use crate::collateral::OperatorsCollateral;
+use crate::command::log::LogDirectory;
 use crate::config::{Config, NodeRole};
 use crate::trust;
 
@@ -56,10 +60,12 @@ const MAX_SESSIONS: usize = 128;
 /// How long an offer binds, ms.
 const OFFER_LIFETIME_MS: u64 = 6_000;
 
-/// A worker's model and where its evidence comes from.
+/// A worker's model, its guest's configuration and where its evidence comes from.
 pub(super) struct LoadedWorker {
-    engine: Arc<dyn cocoon_inference::Engine>,
-    source: Arc<dyn EvidenceSource>,
+    pub(super) engine: Arc<dyn cocoon_inference::Engine>,
+    pub(super) guest: Digest,
+    pub(super) source: Arc<dyn EvidenceSource>,
+    pub(super) canary: Digest,
 }
 
 /// What the actors are made of.
@@ -82,6 +88,7 @@ pub(super) struct Actors {
     pub(super) directory: Address<Directory>,
     pub(super) attestor: Option<Address<Attestor>>,
     collateral: Option<Arc<CollateralKeeper>>,
+    pub(super) log: Option<Address<LogWatch>>,
     pub(super) cashier: Option<Address<Cashier>>,
     pub(super) settler: Option<Address<Settler>>,
     pub(super) ledger: Option<TonAddress>,
@@ -94,14 +101,18 @@ pub(super) struct Actors {
     arbiters: Vec<Arbiter>,
 }
 
-/// Reads the model and finds the source of evidence. Before anything is started, since it takes
-/// seconds and may fail.
-pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWorker, WiringError> {
+/// Reads the model, puts the known questions to it, measures the launch and finds the source of evidence. Before anything is started or
+/// asked: it takes seconds, may fail, and a guest measures before it opens the network.
+pub(super) async fn load_worker(
+    config: &Config,
+    keys: &Keys,
+    paths: &GuestPaths,
+) -> Result<LoadedWorker, WiringError> {
     let path = config.model_path.clone().ok_or(WiringError::Lacks {
         role: "worker",
         setting: "model_path",
     })?;
-    let source = evidence_source(config, keys)?;
+    let source = guest::evidence_source(config, keys, paths)?;
     info!(model = %path.display(), "loading the model");
     let engine = engine::load(config, &path).await?;
     let about = engine.describe();
@@ -112,25 +123,14 @@ pub(super) async fn load_worker(config: &Config, keys: &Keys) -> Result<LoadedWo
         runs_on = %about.runs_on,
         "model loaded"
     );
-    Ok(LoadedWorker { engine, source })
-}
-
-#[cfg_attr(not(feature = "simulated-evidence"), allow(unused_variables))]
-fn evidence_source(config: &Config, keys: &Keys) -> Result<Arc<dyn EvidenceSource>, WiringError> {
-    use crate::config::EvidenceSource as Source;
-    use cocoon_attestation::ConfigfsTsmSource;
-    use cocoon_attestation::source::TSM_REPORTS;
-    Ok(match config.evidence {
-        Source::Tdx => Arc::new(ConfigfsTsmSource::new(
-            TSM_REPORTS,
-            config.data_dir.join("collateral.json"),
-        )),
-        #[cfg(feature = "simulated-evidence")]
-        Source::Simulated => Arc::new(cocoon_attestation::SimulatedSource::new(
-            &keys.peer().to_bytes(),
-        )?),
-        #[cfg(not(feature = "simulated-evidence"))]
-        Source::Simulated => return Err(trust::PolicySetupError::NoSimulator.into()),
+    let canary = canary::check(config, Arc::clone(&engine)).await?;
+    let guest = guest::guest_config(&about.id, Path::new(&config.network));
+    guest::measure_launch(config, about.digest, guest, paths)?;
+    Ok(LoadedWorker {
+        engine,
+        guest,
+        canary,
+        source,
     })
 }
 
@@ -169,8 +169,10 @@ impl Actors {
             directory: self.directory.clone(),
             attestor: self.attestor.clone().filter(|_| selling),
             negotiator: self.negotiator.clone().filter(|_| selling),
+            log: self.log.clone(),
             collateral: self.collateral.clone(),
             sessions: self.sessions.clone(),
+            vault: None,
         }
     }
 
@@ -240,6 +242,10 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
             Arc::new(OperatorsCollateral::of(&config)),
         )?)),
     };
+    let log = match &chain {
+        None => None,
+        Some(chain) => log_watch(&config, chain, &mesh, &metrics)?,
+    };
     let attestor = match (&chain, &collateral) {
         (Some(chain), Some(collateral)) => {
             let admission = Admission::new(trust::verifier(&config)?, AdmissionConfig::default());
@@ -248,6 +254,7 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
                 Arc::clone(&chain.chain),
                 admission,
                 Arc::clone(collateral),
+                log.clone(),
                 metrics.clone(),
                 network.trust_domain,
             )))
@@ -266,6 +273,7 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
         directory,
         attestor,
         collateral,
+        log,
         cashier: None,
         settler: None,
         ledger: None,
@@ -304,6 +312,29 @@ async fn assemble(ingredients: Ingredients) -> Result<Actors, WiringError> {
         _ => {}
     }
     Ok(actors)
+}
+
+/// Where the policy names a log of images.
+fn log_watch(
+    config: &Config,
+    chain: &ChainSide,
+    mesh: &Address<Mesh>,
+    metrics: &Metrics,
+) -> Result<Option<Address<LogWatch>>, WiringError> {
+    let Some(rebuilders) = trust::policy(config)?.log else {
+        return Ok(None);
+    };
+    let leaves = match &config.log_dir {
+        Some(path) => LogDirectory::open(path)?.leaves().to_vec(),
+        None => Vec::new(),
+    };
+    Ok(Some(supervise(LogWatch::new(
+        rebuilders,
+        leaves,
+        Arc::clone(&chain.store) as Arc<dyn Store>,
+        mesh.clone(),
+        metrics.clone(),
+    )?)))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -417,9 +448,11 @@ fn add_worker(
             source: worker.source,
             verifier: Arc::new(trust::verifier(config)?),
             collateral,
+            image_proof: config.image_proof.clone(),
             chain: chain.chain,
             slots: config.slots,
-            config: guest_config(&about.id, Path::new(&config.network)),
+            config: worker.guest,
+            canary: worker.canary,
             models,
             payout: chain.address,
             ledger: ledger_address,
@@ -436,11 +469,6 @@ fn add_worker(
     actors.negotiator = Some(negotiator);
     actors.sessions = Some(sessions);
     Ok(())
-}
-
-/// Digest of what configures the guest's answers: the model's name and the network.
-fn guest_config(model: &str, network: &Path) -> Digest {
-    Digest::sha256(format!("cocoon/guest-config/v1\0{model}\0{}", network.display()).as_bytes())
 }
 
 async fn add_client(

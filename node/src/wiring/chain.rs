@@ -64,7 +64,7 @@ async fn reach(client: &DevnetClient, url: &str) -> Result<i32, ChainError> {
             Err(error) if error.is_transient() && attempt < ATTEMPTS => {
                 warn!(%url, %error, attempt, "the chain does not answer yet");
                 tokio::time::sleep(RETRY).await;
-                attempt += 1;
+                attempt = attempt.saturating_add(1);
             }
             other => return other,
         }

@@ -9,11 +9,15 @@ use cocoon_inference::upstream::{
 use cocoon_inference::{BurnEngine, CacheRoom, Engine, EngineError, EngineOptions};
 use tracing::info;
 
+use cocoon_inference::checkpoint::Checkpoint;
+use cocoon_inference::sealed::Sealed;
+use cocoon_protocol::vault::ContentKey;
+
 use super::WiringError;
 use crate::config::{Config, EngineDevice};
 
 /// Loads the model, or finds the server that computes it. Either way the file is read for its digest.
-pub(super) async fn load(config: &Config, path: &Path) -> Result<Arc<dyn Engine>, WiringError> {
+pub(crate) async fn load(config: &Config, path: &Path) -> Result<Arc<dyn Engine>, WiringError> {
     let id = config.model_id.clone();
     let upstream = match (&config.upstream, &config.upstream_model) {
         (None, _) => None,
@@ -33,6 +37,27 @@ pub(super) async fn load(config: &Config, path: &Path) -> Result<Arc<dyn Engine>
     let file = path.to_owned();
     let options = options(config)?;
     let loading = tokio::task::spawn_blocking(move || open(&file, upstream, &options, id));
+    loading
+        .await
+        .map_err(std::io::Error::other)?
+        .map_err(|source| failed(path, source))
+}
+
+/// Opens a sealed model with its key and loads it, under this name.
+pub(super) async fn load_sealed(
+    config: &Config,
+    path: &Path,
+    mut sealed: Sealed,
+    key: ContentKey,
+    id: String,
+) -> Result<Arc<dyn Engine>, WiringError> {
+    let options = options(config)?;
+    let loading = tokio::task::spawn_blocking(move || {
+        let checkpoint = Checkpoint::from_sealed(&mut sealed, &key, &mut quarters("opening"))?;
+        // The weights that were opened are dropped, and so wiped, once they are laid out.
+        let engine = BurnEngine::from_checkpoint(&checkpoint, &options, &id)?;
+        Ok(Arc::new(engine) as Arc<dyn Engine>)
+    });
     loading
         .await
         .map_err(std::io::Error::other)?
@@ -61,14 +86,7 @@ fn open(
     options: &EngineOptions,
     id: Option<String>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
-    let mut told = 0;
-    let mut tell = |done: u64, total: u64| {
-        let quarter = done.saturating_mul(4).checked_div(total).unwrap_or(4);
-        if quarter > told {
-            told = quarter;
-            info!(percent = quarter.saturating_mul(25), "reading the model");
-        }
-    };
+    let mut tell = quarters("reading");
     if let Some(upstream) = upstream {
         let local = LocalModel::open(path, &mut tell)?;
         let engine = UpstreamEngine::connect(upstream, local)?;
@@ -84,9 +102,21 @@ fn open(
     })
 }
 
+/// Says at each quarter how far it is.
+fn quarters(doing: &'static str) -> impl FnMut(u64, u64) {
+    let mut told = 0;
+    move |done, total| {
+        let quarter = done.saturating_mul(4).checked_div(total).unwrap_or(4);
+        if quarter > told {
+            told = quarter;
+            info!(percent = quarter.saturating_mul(25), "{doing} the model");
+        }
+    }
+}
+
 fn failed(path: &Path, source: EngineError) -> WiringError {
     WiringError::Model {
         path: path.to_owned(),
-        source,
+        source: Box::new(source),
     }
 }

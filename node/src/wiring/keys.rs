@@ -1,13 +1,14 @@
 //! The keys that outlive a process: the libp2p identity and the wallet. An enclave's keys are not
 //! among them; they live in memory only.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use cocoon_protocol::ids::{Keypair, PeerId};
 use ed25519_dalek::SigningKey;
 
 use super::WiringError;
-use crate::secret_file::Token;
+use crate::secret_file::{SecretFileError, Token};
 
 /// See the module's doc.
 #[derive(Clone)]
@@ -36,9 +37,25 @@ impl Keys {
     }
 }
 
+/// The wallet's key, if a node has started on this directory before. Makes nothing.
+///
+/// # Errors
+/// A file that others can read, or that holds no key.
+pub(crate) fn wallet_key(directory: &Path) -> Result<Option<SigningKey>, WiringError> {
+    let path = directory.join("wallet-key");
+    match Token::load(&path) {
+        Ok(token) => Ok(Some(SigningKey::from_bytes(&bytes(&token, path)?))),
+        Err(SecretFileError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// 32 random bytes as hexadecimal in a file of their own.
 fn seed(path: PathBuf) -> Result<[u8; 32], WiringError> {
-    let token = Token::load_or_create(&path)?;
+    bytes(&Token::load_or_create(&path)?, path)
+}
+
+fn bytes(token: &Token, path: PathBuf) -> Result<[u8; 32], WiringError> {
     hex::decode(token.reveal())
         .ok()
         .and_then(|bytes| bytes.try_into().ok())

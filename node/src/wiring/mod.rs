@@ -9,9 +9,13 @@
 //! needed for safety, only for manners.
 
 mod actors;
+mod canary;
 mod chain;
-mod engine;
-mod keys;
+pub(crate) mod engine;
+mod guest;
+pub(crate) mod keys;
+mod unlock;
+pub mod vault;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +29,7 @@ use cocoon_actors::mesh::{Disconnect, ViewMesh};
 use cocoon_actors::supervision::end_process_on_panic;
 use cocoon_actors::view::View;
 use cocoon_attestation::EvidenceError;
+use cocoon_attestation::launch::LaunchError;
 use cocoon_inference::EngineError;
 use cocoon_protocol::domain::Network;
 use cocoon_settlement::chain::ChainError;
@@ -37,7 +42,9 @@ use tracing::{info, warn};
 
 use self::actors::{Actors, Ingredients};
 use self::chain::ChainSide;
+use self::guest::GuestPaths;
 use self::keys::Keys;
+use self::unlock::SealedWorker;
 use crate::config::{Config, NodeRole};
 use crate::http::metrics::HttpMetrics;
 use crate::http::{HttpError, HttpLimits, HttpParts, HttpServer};
@@ -92,6 +99,9 @@ pub enum WiringError {
     /// The policy, or the root.
     #[error(transparent)]
     Policy(#[from] PolicySetupError),
+    /// The copy of the log of images.
+    #[error(transparent)]
+    Log(#[from] crate::command::log::DirectoryError),
     /// The chain.
     #[error("the chain at {url}: {source}")]
     Chain {
@@ -115,8 +125,14 @@ pub enum WiringError {
         /// Which file.
         path: PathBuf,
         /// Why not.
-        source: EngineError,
+        source: Box<EngineError>,
     },
+    /// The model does not answer as it must.
+    #[error(transparent)]
+    Canary(Box<cocoon_inference::canary::CanaryError>),
+    /// A pinned digest that is none.
+    #[error("canary = {0:?} is not a digest; copy the line that `cocoon model canary` prints")]
+    NotADigest(String),
     /// The configuration lacks something that the role needs.
     #[error("a {role} needs `{setting}`")]
     Lacks {
@@ -130,9 +146,25 @@ pub enum WiringError {
         "device = \"cuda\" needs a binary that was built with `--features cuda`; see docs/operators.md"
     )]
     NoCuda,
+    /// A server beside this program would have to read the weights from the disk.
+    #[error(
+        "a sealed model cannot be computed by an upstream server, which reads plain weights from the disk; remove `upstream`"
+    )]
+    SealedUpstream,
+    /// The vault's address.
+    #[error("vault `{text}`: {reason}")]
+    Vault {
+        /// As configured.
+        text: String,
+        /// Why not.
+        reason: crate::config::NoVault,
+    },
     /// No evidence can be made here.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// The launch could not be measured, so nothing was started.
+    #[error("the launch was not measured: {0}")]
+    Launch(#[from] Box<LaunchError>),
     /// The system would not give a thread, a runtime or a signal handler.
     #[error("the operating system: {0}")]
     System(#[from] std::io::Error),
@@ -170,10 +202,10 @@ pub fn run(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         .thread_name("cocoon-io")
         .enable_all()
         .build()?
-        .block_on(node(role, config))
+        .block_on(node(role, config, &GuestPaths::default()))
 }
 
-async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
+async fn node(role: NodeRole, config: &Config, paths: &GuestPaths) -> Result<(), WiringError> {
     let trust = trust::trust(config)?;
     let keys = Keys::load_or_create(&config.data_dir)?;
     let network = Network {
@@ -181,21 +213,30 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         trust_domain: trust.trust_domain(),
     };
     let shutdown = CancellationToken::new();
+    // A guest measures what it was launched with before it talks to anybody, the chain included.
+    let sealed = match role {
+        NodeRole::Worker => SealedWorker::find(config, &keys, paths)?,
+        _ => None,
+    };
+    let worker = match role {
+        NodeRole::Worker if sealed.is_none() => {
+            Some(actors::load_worker(config, &keys, paths).await?)
+        }
+        _ => None,
+    };
     let chain = match role {
         NodeRole::Bootstrap => None,
         _ => Some(ChainSide::connect(config, &keys).await?),
-    };
-    let worker = match role {
-        NodeRole::Worker => Some(actors::load_worker(config, &keys).await?),
-        _ => None,
     };
 
     let (metrics, mut registry) = telemetry::metrics();
     let http_metrics = HttpMetrics::default();
     http_metrics.register(&mut registry);
-    let (commands, notices, swarm) = net::spawn(
+    let mut bootstrap = multiaddrs(&config.bootstrap)?;
+    bootstrap.extend(sealed.as_ref().and_then(SealedWorker::vault_address));
+    let (commands, mut notices, swarm) = net::spawn(
         NetConfig {
-            bootstrap: multiaddrs(&config.bootstrap)?,
+            bootstrap,
             ..NetConfig::new(
                 keys.peer_key.clone(),
                 network.clone(),
@@ -207,6 +248,25 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
     let server = HttpServer::bind(config.http_address).await?;
     let http = server.address();
 
+    // Listened to from here on, so that a request to stop is not lost between two waits.
+    let stop_requested = signals::stop_requested();
+    tokio::pin!(stop_requested);
+    let (worker, earlier) = match (sealed, &chain) {
+        (Some(sealed), Some(chain)) => {
+            let (commands, notices) = (&commands, &mut notices);
+            let stop = async {
+                let _ = stop_requested.as_mut().await;
+            };
+            let unlocked = sealed
+                .unlock(config, &keys, &network, chain, commands, notices, stop)
+                .await?;
+            match unlocked {
+                Some((worker, earlier)) => (Some(worker), earlier),
+                None => return Ok(()),
+            }
+        }
+        _ => (worker, Vec::new()),
+    };
     let started = Actors::start(Ingredients {
         role,
         config: config.clone(),
@@ -220,7 +280,9 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         shutdown: shutdown.clone(),
     })?;
     let actors = started.await?;
-    let pump = tokio::spawn(cocoon_actors::mesh::pump(notices, actors.inbox()));
+    let inbox = actors.inbox();
+    inbox.catch_up(earlier).await;
+    let pump = tokio::spawn(cocoon_actors::mesh::pump(notices, inbox));
 
     let view = Arc::new(View {
         peer: keys.peer(),
@@ -232,6 +294,7 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
         mesh: actors.mesh.clone(),
         directory: actors.directory.clone(),
         attestor: actors.attestor.clone(),
+        log: actors.log.clone(),
         cashier: actors.cashier.clone(),
         settler: actors.settler.clone(),
         ledger: actors.ledger,
@@ -278,7 +341,7 @@ async fn node(role: NodeRole, config: &Config) -> Result<(), WiringError> {
     info!(peer = %keys.peer(), role = role.as_str(), http = %http, "running");
 
     let ended = tokio::select! {
-        stopped = signals::stop_requested() => { stopped?; None }
+        stopped = &mut stop_requested => { stopped?; None }
         () = shutdown.cancelled() => None,
         _ = pump => Some("swarm"),
     };

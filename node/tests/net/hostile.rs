@@ -142,7 +142,7 @@ async fn oversize_gossip_is_never_delivered_and_the_node_goes_on() {
     // Just over the advert's limit, which gossip's framing lets through.
     rogue.gossip(&garbage(MAX_ADVERT_BYTES + 1)).await;
     until("it is refused", || async {
-        node.metric("cocoon_net_refused_total{what=\"advert: too large\"}") >= 1.0
+        node.metric("cocoon_net_refused_total{what=\"gossip: too large\"}") >= 1.0
     })
     .await;
     // Over the message's, and over the frame's.

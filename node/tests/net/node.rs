@@ -4,7 +4,7 @@ use cocoon::net::limits::NetLimits;
 use cocoon::net::{NetConfig, spawn};
 use cocoon_actors::port::{
     GossipId, Judgement, PortError, Question, SessionStream, SwarmCommand, SwarmCommands,
-    SwarmNotice, SwarmNotices,
+    SwarmNotice, SwarmNotices, Topic,
 };
 use cocoon_protocol::domain::Network;
 use cocoon_protocol::ids::{Digest, Keypair, PeerId};
@@ -162,10 +162,11 @@ impl Node {
     /// The next advert by gossip: its id, who relayed it, its bytes.
     pub(crate) async fn advert(&mut self) -> (GossipId, PeerId, Vec<u8>) {
         self.next("an advert", |notice| match notice {
-            SwarmNotice::Advert {
+            SwarmNotice::Gossip {
                 message,
                 relay,
                 bytes,
+                ..
             } if !bytes.starts_with(WARM_UP) => Ok((message, relay, bytes)),
             other => Err(other),
         })
@@ -178,7 +179,7 @@ impl Node {
         for attempt in 0u32.. {
             let advert = [WARM_UP, &attempt.to_be_bytes()].concat();
             let heard = other.next("a warm-up", |notice| match notice {
-                SwarmNotice::Advert { relay, bytes, .. }
+                SwarmNotice::Gossip { relay, bytes, .. }
                     if relay == self.peer && bytes.starts_with(WARM_UP) =>
                 {
                     Ok(())
@@ -227,7 +228,11 @@ impl Node {
     pub(crate) async fn try_publish(&self, advert: &[u8]) -> Result<(), PortError> {
         let (reply, answer) = oneshot::channel();
         let advert = advert.to_vec();
-        let command = SwarmCommand::Publish { advert, reply };
+        let command = SwarmCommand::Publish {
+            topic: Topic::Adverts,
+            bytes: advert,
+            reply,
+        };
         self.commands.send(command).await.expect("runs");
         timeout(LIMIT, answer)
             .await

@@ -2,13 +2,13 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::{
     Digest, JobId, NanoTon, Outcome, PeerId, SignedVoucher, TonAddress, UnixMillis, Voucher,
 };
 use ed25519_dalek::SigningKey;
 
-use super::client_records::ByWorker;
+use super::client_evidence::{self, KeptEvidence, MAX_KEPT_EVIDENCE, ReceiptFile};
+use super::client_records::{ByLeaf, ByWorker};
 use super::jobs::{self, INTERRUPTED, JobEnd, JobRecord, Side};
 use super::{
     ClientChannel, ClientChannelState, KeptReceipt, LedgerError, MAX_CLIENT_CHANNELS, SignedPart,
@@ -311,7 +311,7 @@ impl<S: Store> ClientLedger<S> {
         Ok(self.store.commit(batch)?)
     }
 
-    /// Ends a job: its outcome and, where there is one, its receipt, in one step.
+    /// Ends a job: its outcome and, where there is one, its receipt with salt and evidence, in one step.
     ///
     /// # Errors
     /// [`LedgerError::JobEnded`] for a second outcome, [`LedgerError::UnknownJob`], [`LedgerError::BadReceipt`] or
@@ -320,7 +320,7 @@ impl<S: Store> ClientLedger<S> {
         &self,
         job: &JobId,
         outcome: &Outcome,
-        receipt: Option<&SignedReceipt>,
+        receipt: Option<&ReceiptFile>,
         now: UnixMillis,
     ) -> Result<JobRecord, LedgerError> {
         self.close(job, outcome.label(), receipt, now)
@@ -330,20 +330,27 @@ impl<S: Store> ClientLedger<S> {
         &self,
         job: &JobId,
         outcome: &str,
-        receipt: Option<&SignedReceipt>,
+        receipt: Option<&ReceiptFile>,
         now: UnixMillis,
     ) -> Result<JobRecord, LedgerError> {
         let _writing = self.begin();
         let record = jobs::find_open(&self.store, Side::Client, job)?;
         let mut batch = WriteBatch::new();
-        if let Some(signed) = receipt {
-            check_receipt(&record, signed)?;
+        if let Some(file) = receipt {
+            check_receipt(&record, file)?;
             batch.put(&KeptReceipt {
                 job: *job,
                 worker: record.peer,
                 at: now,
-                receipt: signed.encode(),
+                receipt: file.receipt.encode(),
+                salt: file.salt,
             });
+            batch.put(&ByLeaf {
+                leaf: file.receipt.leaf(),
+                job: *job,
+            });
+            let limit = MAX_KEPT_EVIDENCE;
+            client_evidence::keep(&self.store, &mut batch, &file.evidence, now, limit)?;
         }
         let end = JobEnd {
             at: now,
@@ -382,6 +389,25 @@ impl<S: Store> ClientLedger<S> {
         Ok(load(&self.store, job.as_bytes())?)
     }
 
+    /// The receipt of that name: `SignedReceipt::leaf`.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn receipt_by_leaf(&self, leaf: &Digest) -> Result<Option<KeptReceipt>, LedgerError> {
+        match load::<ByLeaf>(&self.store, leaf.as_bytes())? {
+            Some(found) => self.receipt(&found.job),
+            None => Ok(None),
+        }
+    }
+
+    /// The evidence of that digest, unless it had to make room.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn evidence(&self, digest: &Digest) -> Result<Option<KeptEvidence>, LedgerError> {
+        Ok(load(&self.store, digest.as_bytes())?)
+    }
+
     /// Up to `limit` receipts, in order of job id, from `from` on.
     ///
     /// # Errors
@@ -391,13 +417,16 @@ impl<S: Store> ClientLedger<S> {
     }
 }
 
-/// A receipt is filed only under its own job.
-fn check_receipt(record: &JobRecord, signed: &SignedReceipt) -> Result<(), LedgerError> {
+/// A receipt is filed only under its own job, and beside the evidence that it names.
+fn check_receipt(record: &JobRecord, file: &ReceiptFile) -> Result<(), LedgerError> {
     let job = record.job;
-    let receipt = signed.verify().map_err(|error| LedgerError::BadReceipt {
-        job,
-        reason: error.to_string(),
-    })?;
+    let receipt = file
+        .receipt
+        .verify()
+        .map_err(|error| LedgerError::BadReceipt {
+            job,
+            reason: error.to_string(),
+        })?;
     let mismatch = |field| Err(LedgerError::ReceiptMismatch { job, field });
     if receipt.job != job {
         return mismatch("job");
@@ -407,6 +436,9 @@ fn check_receipt(record: &JobRecord, signed: &SignedReceipt) -> Result<(), Ledge
     }
     if receipt.channel != record.channel {
         return mismatch("channel");
+    }
+    if receipt.evidence != file.evidence.claims.digest() {
+        return mismatch("evidence");
     }
     Ok(())
 }

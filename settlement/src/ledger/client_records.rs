@@ -1,13 +1,14 @@
 //! What a client keeps on disk, byte for byte.
 
 use cocoon_protocol::{
-    Digest, JobId, NanoTon, PeerId, PublicKey32, SignedVoucher, TonAddress, UnixMillis, Voucher,
+    Digest, JobId, NanoTon, PeerId, PublicKey32, Salt, SignedVoucher, TonAddress, UnixMillis,
+    Voucher,
 };
 
 use super::jobs::{read_peer, write_channel};
 use super::{
-    CLIENT_BY_WORKER, CLIENT_CHANNELS, CLIENT_RECEIPTS, channel_key, read_channel, read_digest,
-    whole_key,
+    CLIENT_BY_WORKER, CLIENT_CHANNELS, CLIENT_RECEIPTS, CLIENT_RECEIPTS_BY_LEAF, channel_key,
+    read_channel, read_digest, whole_key,
 };
 use crate::contract::ChannelTerms;
 use crate::store::{Column, Reader, Record, RecordError, Writer};
@@ -234,6 +235,8 @@ pub struct KeptReceipt {
     pub at: UnixMillis,
     /// `SignedReceipt::encode`.
     pub receipt: Vec<u8>,
+    /// Opens its commitments.
+    pub salt: Salt,
 }
 
 impl Record for KeptReceipt {
@@ -248,6 +251,7 @@ impl Record for KeptReceipt {
         out.bytes(&self.worker.to_bytes());
         out.u64(self.at.millis());
         out.bytes(&self.receipt);
+        out.fixed(self.salt.as_bytes());
     }
 
     fn read(_version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
@@ -256,6 +260,34 @@ impl Record for KeptReceipt {
             worker: read_peer(fields)?,
             at: UnixMillis::from_millis(fields.u64()?),
             receipt: fields.bytes()?.to_vec(),
+            salt: Salt::from_bytes(fields.fixed()?),
+        })
+    }
+}
+
+/// Finds a receipt by its name. Column `client.receipts.by_leaf`, key: leaf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ByLeaf {
+    pub leaf: Digest,
+    pub job: JobId,
+}
+
+impl Record for ByLeaf {
+    const COLUMN: Column = CLIENT_RECEIPTS_BY_LEAF;
+    const VERSION: u8 = 1;
+
+    fn key(&self) -> Vec<u8> {
+        self.leaf.as_bytes().to_vec()
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.fixed(self.job.as_bytes());
+    }
+
+    fn read(_version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            leaf: whole_key(key, read_digest)?,
+            job: JobId::from_bytes(fields.fixed()?),
         })
     }
 }

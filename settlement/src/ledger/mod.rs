@@ -26,11 +26,13 @@
 //! makes each read-and-write one step; share a ledger in an `Arc`. All methods block on the disk.
 
 mod client;
+mod client_evidence;
 mod client_records;
 mod collateral;
 #[cfg(test)]
 mod crash_tests;
 mod jobs;
+mod log_news;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
@@ -46,11 +48,13 @@ mod worker_records;
 use cocoon_protocol::{Digest, JobId, NanoTon, TonAddress};
 
 pub use client::{ChannelOpening, ClientLedger};
+pub use client_evidence::{KeptEvidence, MAX_KEPT_EVIDENCE, ReceiptFile};
 pub use client_records::{
     ClientChannel, ClientChannelState, KeptReceipt, MAX_CLIENT_CHANNELS, SignedPart,
 };
 pub use collateral::KeptCollateral;
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
+pub use log_news::KeptLogNews;
 pub use settling::ProvenEntry;
 pub use summary::{BatchLine, ClientChannelLine, ClientSummary, WorkerChannelLine, WorkerSummary};
 pub use voucher_check::{CheckedVoucher, VoucherError, check_voucher};
@@ -82,13 +86,22 @@ const CLIENT_CHANNELS: Column = Column::new("client.channels");
 const CLIENT_BY_WORKER: Column = Column::new("client.channels.by_worker");
 /// Key: job id.
 const CLIENT_RECEIPTS: Column = Column::new("client.receipts");
+/// Key: digest of a log's name and rebuilders. Both sides.
+const LOG_NEWS: Column = Column::new("log.news");
 /// Key: family of platforms. Both sides.
 const COLLATERAL: Column = Column::new("collateral");
+/// Key: leaf of the receipt.
+const CLIENT_RECEIPTS_BY_LEAF: Column = Column::new("client.receipts.by_leaf");
+/// Key: digest of the evidence.
+const CLIENT_EVIDENCE: Column = Column::new("client.evidence");
+/// Key: when it was filed (u64 BE, ms) ‖ digest. An index: no fields.
+const CLIENT_EVIDENCE_BY_AGE: Column = Column::new("client.evidence.by_age");
 
 /// What a node's ledger directory holds. Open a [`crate::store::RocksStore`] with it and give it to both ledgers.
 pub const SCHEMA: Schema = Schema {
     name: "cocoon-ledger",
-    version: 1,
+    // 2: receipts are of version 2 and stand beside their salts; evidence is kept.
+    version: 2,
     columns: &[
         WORKER_HEAD,
         WORKER_CHANNELS,
@@ -101,6 +114,10 @@ pub const SCHEMA: Schema = Schema {
         CLIENT_BY_WORKER,
         CLIENT_RECEIPTS,
         COLLATERAL,
+        LOG_NEWS,
+        CLIENT_RECEIPTS_BY_LEAF,
+        CLIENT_EVIDENCE,
+        CLIENT_EVIDENCE_BY_AGE,
     ],
 };
 

@@ -9,16 +9,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cocoon_protocol::merkle;
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::{Outcome, SignedVoucher};
 use proptest::prelude::*;
 
 use super::testing::{
-    GLOBAL_ID, address, at, client_key, job, peer, public, receipt, ton, voucher,
+    GLOBAL_ID, address, at, client_key, evidence, file, job, peer, public, receipt, ton, voucher,
 };
 use super::*;
 use crate::contract::ChannelTerms;
-use crate::merkle;
 use crate::store::MemoryStore;
 
 type Worker = WorkerLedger<Arc<MemoryStore>>;
@@ -393,7 +393,18 @@ fn a_clients_job_ends_once_and_keeps_its_receipt() {
             .open_job(job(n), peer(100), address(1), at(1))
             .unwrap();
     }
-    let signed = receipt(1, job(1), 5, 5);
+    let signed = file(receipt(1, job(1), 5, 5));
+    let foreign = ReceiptFile {
+        evidence: evidence(2),
+        ..signed.clone()
+    };
+    assert!(matches!(
+        ledger.close_job(&job(1), &Outcome::Completed, Some(&foreign), at(2)),
+        Err(LedgerError::ReceiptMismatch {
+            field: "evidence",
+            ..
+        })
+    ));
     assert!(matches!(
         ledger.close_job(&job(2), &Outcome::Completed, Some(&signed), at(2)),
         Err(LedgerError::ReceiptMismatch { field: "job", .. })
@@ -405,10 +416,14 @@ fn a_clients_job_ends_once_and_keeps_its_receipt() {
         ledger.close_job(&job(1), &Outcome::Cancelled, None, at(3)),
         Err(LedgerError::JobEnded { .. })
     ));
-    assert_eq!(
-        ledger.receipt(&job(1)).unwrap().unwrap().receipt,
-        signed.encode()
-    );
+    let kept = ledger.receipt(&job(1)).unwrap().unwrap();
+    assert_eq!(kept.salt, signed.salt);
+    let by_leaf = ledger.receipt_by_leaf(&signed.receipt.leaf()).unwrap();
+    assert_eq!(by_leaf.as_ref(), Some(&kept));
+    assert_eq!(ledger.receipt_by_leaf(&Digest::ZERO).unwrap(), None);
+    let shown = ledger.evidence(&evidence(1).claims.digest()).unwrap();
+    assert_eq!(shown.unwrap().bundle, evidence(1).encode());
+    assert_eq!(kept.receipt, signed.receipt.encode());
     assert_eq!(ledger.receipt(&job(2)).unwrap(), None);
     assert_eq!(ledger.recover(at(4)).unwrap().len(), 2);
     assert!(ledger.recover(at(5)).unwrap().is_empty());

@@ -8,18 +8,20 @@
 
 use std::fmt::Debug;
 
-use cocoon_protocol::{Digest, PckAuthority, PlatformFamily};
+use cocoon_protocol::evidence::MAX_EVIDENCE_BYTES;
+use cocoon_protocol::merkle::{Frontier, leaf_hash};
+use cocoon_protocol::{Digest, PckAuthority, PlatformFamily, Salt};
 use proptest::option;
 use proptest::prelude::*;
 
-use super::client_records::ByWorker;
+use super::client_evidence::ByAge;
+use super::client_records::{ByLeaf, ByWorker};
 use super::jobs::OpenJob;
 use super::testing::{address, at, job, peer, ton};
 use super::worker_records::Head;
 use super::*;
 use crate::contract::ChannelTerms;
-use crate::merkle::{Frontier, leaf_hash};
-use crate::store::record::{open, open_without_checksum, seal};
+use crate::store::record::{MAX_FIELD_BYTES, open, open_without_checksum, seal};
 use crate::store::{Record, Writer};
 
 fn held() -> impl Strategy<Value = HeldVoucher> {
@@ -218,8 +220,16 @@ proptest! {
             batched_credit: ton(a), confirmed: m, channels: k,
         });
         let receipt = entry.leaf_bytes();
-        reads_back(&KeptReceipt { job: entry.job, worker: peer(3), at: at(a), receipt: receipt.clone() });
+        let salt = Salt::from_bytes(entry.channel.hash);
+        reads_back(&KeptReceipt { job: entry.job, worker: peer(3), at: at(a), receipt: receipt.clone(), salt });
+        reads_back(&KeptLogNews { place: Digest::sha256(&receipt), news: receipt.clone() });
         reads_back(&KeptCollateral { family: family(), floor: m, json: receipt });
+        let digest = Digest::from_bytes(entry.channel.hash);
+        for bytes in [0, 1, MAX_FIELD_BYTES, MAX_FIELD_BYTES + n as usize % MAX_EVIDENCE_BYTES / 2] {
+            reads_back(&KeptEvidence { digest, at: at(a), bundle: vec![7; bytes] });
+        }
+        reads_back(&ByAge { at: at(a), digest });
+        reads_back(&ByLeaf { leaf: digest, job: entry.job });
     }
 }
 
@@ -322,6 +332,10 @@ fn any_bytes_are_kept_collateral_or_an_error() {
         floor: 20,
         json: vec![5; 40],
     });
+    fuzz(&KeptLogNews {
+        place: Digest::ZERO,
+        news: vec![6; 40],
+    });
     bolero::check!()
         .with_iterations(1_000)
         .for_each(|bytes: &[u8]| decode::<KeptCollateral>(bytes, &[1, 0, 0, 0, 20, 0, 0, 0, 0]));
@@ -334,8 +348,26 @@ fn any_bytes_are_a_kept_receipt_a_head_or_an_error() {
         worker: peer(2),
         at: at(3),
         receipt: vec![4; 40],
+        salt: Salt::from_bytes([5; 32]),
     });
     fuzz(&Head::default());
+}
+
+#[test]
+fn any_bytes_are_kept_evidence_or_an_error() {
+    let digest = Digest::from_bytes([6; 32]);
+    for bundle in [vec![1; 40], vec![1; MAX_FIELD_BYTES + 1]] {
+        fuzz(&KeptEvidence {
+            digest,
+            at: at(3),
+            bundle,
+        });
+    }
+    fuzz(&ByAge { at: at(3), digest });
+    fuzz(&ByLeaf {
+        leaf: digest,
+        job: job(1),
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Batches, commits and claims: what the [settler](crate::settler) asks to be written, each in one durable step.
 
+use cocoon_protocol::merkle::{Frontier, InclusionProof};
 use cocoon_protocol::{NanoTon, TonAddress, UnixMillis};
 use std::collections::BTreeMap;
 
@@ -8,7 +9,6 @@ use super::{
     Batch, BatchProgress, ClaimRecord, Entry, LedgerError, PendingClaim, TransactionRecord,
     WorkerChannel, WorkerLedger, channel_key,
 };
-use crate::merkle::{Frontier, InclusionProof};
 use crate::settler::{CoveredChannel, SettlerInput, SettlerOutput, SettlerStart, Unsettled};
 use crate::store::{Store, WriteBatch, load, load_range};
 

@@ -9,12 +9,16 @@
 
 use std::collections::BTreeMap;
 
+use cocoon_protocol::evidence::Attached;
 use cocoon_protocol::receipt::{Ending, Receipt, SignedReceipt};
+use cocoon_protocol::session::MLKEM_KEY_BYTES;
 use cocoon_protocol::{
-    Digest, JobId, Keypair, NanoTon, PeerId, Price, PublicKey32, SignedVoucher, TonAddress,
-    UnixMillis, Voucher,
+    Beacon, Claims, Digest, EvidenceBundle, JobId, Keypair, NanoTon, PeerId, Price, PublicKey32,
+    Salt, SignedVoucher, TonAddress, UnixMillis, Voucher,
 };
 use ed25519_dalek::SigningKey;
+
+use super::ReceiptFile;
 
 use crate::contract::Commit;
 use crate::settler::{ChannelView, LedgerView, SendFailure};
@@ -68,6 +72,39 @@ pub(crate) fn voucher(seed: u8, cumulative: u64) -> SignedVoucher {
     voucher.sign(&client_key(seed), GLOBAL_ID)
 }
 
+/// Evidence that nobody would accept, larger than a field of a record.
+pub(crate) fn evidence(seed: u8) -> EvidenceBundle {
+    EvidenceBundle {
+        quote: vec![seed; 9_000],
+        collateral_json: vec![seed; 60_000],
+        claims: Claims {
+            noise_key: [seed; 32],
+            mlkem_key: vec![seed; MLKEM_KEY_BYTES],
+            receipt_key: [seed; 32],
+            peer: peer(100),
+            model: Digest::sha256(b"model"),
+            config: Digest::ZERO,
+            gpu_evidence: Digest::ZERO,
+            beacon: Beacon {
+                seqno: 1,
+                hash: Digest::ZERO,
+            },
+            epoch: 1,
+            canary: Digest::ZERO,
+        },
+        attached: Attached::default(),
+    }
+}
+
+/// A receipt with its salt and evidence.
+pub(crate) fn file(receipt: SignedReceipt) -> ReceiptFile {
+    ReceiptFile {
+        receipt,
+        salt: Salt::from_bytes([9; 32]),
+        evidence: evidence(1),
+    }
+}
+
 /// A receipt of worker 100 for client `seed` on channel `seed`.
 pub(crate) fn receipt(seed: u8, id: JobId, amount: u64, cumulative: u64) -> SignedReceipt {
     let enclave = SigningKey::from_bytes(&[77; 32]);
@@ -77,9 +114,9 @@ pub(crate) fn receipt(seed: u8, id: JobId, amount: u64, cumulative: u64) -> Sign
         client: peer(seed),
         model: "smollm2".to_owned(),
         model_digest: Digest::sha256(b"model"),
-        evidence: Digest::sha256(b"evidence"),
-        request_digest: Digest::sha256(b"request"),
-        response_digest: Digest::sha256(b"response"),
+        evidence: evidence(1).claims.digest(),
+        request_commitment: Digest::sha256(b"request"),
+        response_commitment: Digest::sha256(b"response"),
         prompt_tokens: 3,
         output_tokens: 4,
         price: Price {
@@ -93,6 +130,8 @@ pub(crate) fn receipt(seed: u8, id: JobId, amount: u64, cumulative: u64) -> Sign
         started: at(1),
         ended: at(2),
         receipt_key: public(&enclave),
+        tokens_commitment: None,
+        tokenizer: None,
     };
     receipt.sign(&enclave).unwrap()
 }

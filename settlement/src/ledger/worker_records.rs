@@ -1,5 +1,6 @@
 //! What a worker keeps on disk, byte for byte.
 
+use cocoon_protocol::merkle::{self, Frontier, MAX_PROOF_STEPS};
 use cocoon_protocol::{
     Digest, JobId, NanoTon, PeerId, PublicKey32, SignedVoucher, TonAddress, UnixMillis, Voucher,
 };
@@ -9,7 +10,6 @@ use super::{
     WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD, channel_key,
     read_channel, read_digest, whole_key,
 };
-use crate::merkle::{self, Frontier, MAX_PROOF_STEPS};
 use crate::store::{Column, Reader, Record, RecordError, Writer};
 
 /// Channels a worker registers. Each needs a deposit on chain, so this is money, not spam; still, a bound.

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cocoon_actors::gateway_port::ReceiptDocument;
 use cocoon_protocol::receipt::{Receipt, SignedReceipt};
-use cocoon_protocol::{Digest, NanoTon, Price};
+use cocoon_protocol::{NanoTon, Price, Salt};
 use cocoon_tests::chat::Answer;
 use cocoon_tests::network::Network;
 use cocoon_tests::program;
@@ -14,15 +14,14 @@ pub(crate) fn the_receipt_says_what_happened(
     network: &Network,
     answer: &Answer,
     receipt: &Receipt,
+    salt: &Salt,
 ) {
     let terms = network.terms(network.worker_of(&answer.details.worker));
     assert_eq!(receipt.job.to_string(), answer.details.job);
     assert_eq!(receipt.worker.to_string(), answer.details.worker);
     assert_eq!(receipt.client.to_string(), network.client.run.peer);
-    assert_eq!(
-        receipt.response_digest,
-        Digest::sha256(answer.text.as_bytes())
-    );
+    assert_eq!(receipt.response_commitment, salt.response(&[&answer.text]));
+    assert!(receipt.tokens_commitment.is_some() && receipt.tokenizer.is_some());
     assert_eq!(u64::from(receipt.prompt_tokens), answer.usage.prompt_tokens);
     assert_eq!(
         u64::from(receipt.output_tokens),

@@ -56,6 +56,7 @@ enum Cheat {
     ReceiptOfAnotherKey,
     ReceiptOverMore,
     ReceiptOverAnotherAnswer,
+    ReceiptOverMadeUpTokens,
     ReceiptOfAnotherModel,
 }
 
@@ -68,7 +69,7 @@ struct Outcome {
 }
 
 impl Cheat {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::QuoteOfGarbage,
         Self::NoQuote,
         Self::DearerOffer,
@@ -87,6 +88,7 @@ impl Cheat {
         Self::ReceiptOfAnotherKey,
         Self::ReceiptOverMore,
         Self::ReceiptOverAnotherAnswer,
+        Self::ReceiptOverMadeUpTokens,
         Self::ReceiptOfAnotherModel,
     ];
 
@@ -117,6 +119,7 @@ impl Cheat {
             Self::ReceiptOfAnotherKey => (502, "worker_failed", "another key", answered),
             Self::ReceiptOverMore => (502, "worker_failed", "another amount", answered),
             Self::ReceiptOverAnotherAnswer => (502, "worker_failed", "another answer", answered),
+            Self::ReceiptOverMadeUpTokens => (502, "worker_failed", "other tokens", answered),
             Self::ReceiptOfAnotherModel => (502, "worker_failed", "another model", answered),
         };
         Outcome {
@@ -367,8 +370,8 @@ impl Job {
             model: self.cheat.model(),
             model_digest: identity.terms.digest,
             evidence: self.claims.digest(),
-            request_digest: Digest::sha256(&request.chat),
-            response_digest: Digest::sha256(TEXT.as_bytes()),
+            request_commitment: request.salt.request(&request.chat),
+            response_commitment: request.salt.response(&[TEXT]),
             prompt_tokens: PROMPT_TOKENS,
             output_tokens: 8,
             price: identity.terms.price,
@@ -379,13 +382,19 @@ impl Job {
             started: clock::now(),
             ended: clock::now(),
             receipt_key: PublicKey32::from_bytes(key.verifying_key().to_bytes()),
+            tokens_commitment: None,
+            tokenizer: None,
         };
         match self.cheat {
             Cheat::ReceiptOverMore => {
                 receipt.amount = receipt.amount.saturating_add(NanoTon::from_nano(1));
             }
             Cheat::ReceiptOverAnotherAnswer => {
-                receipt.response_digest = Digest::sha256(b"Another answer.");
+                receipt.response_commitment = request.salt.response(&["Another answer."]);
+            }
+            // It has sent none.
+            Cheat::ReceiptOverMadeUpTokens => {
+                receipt.tokens_commitment = Some(request.salt.tokens(&[vec![1; 8]]));
             }
             Cheat::ReceiptOfAnotherModel => receipt.model_digest = Digest::sha256(b"other weights"),
             _ => {}

@@ -123,8 +123,14 @@ fn stories() -> Vec<Story> {
             ..Story::of("quote_structure:")
         },
         Story {
-            bundle: |bundle| bundle.collateral_json = b"{}".to_vec(),
-            ..Story::of("collateral_structure:")
+            // Collateral that calls itself newer than everybody's; garbage would be replaced by what the client has.
+            bundle: |bundle| {
+                let json = String::from_utf8(bundle.collateral_json.clone()).unwrap();
+                let (old, new) = (r#"DataNumber\":20"#, r#"DataNumber\":99"#);
+                assert!(json.contains(old));
+                bundle.collateral_json = json.replace(old, new).into_bytes();
+            },
+            ..Story::of("signature_chain:")
         },
         Story {
             advert: |advert| advert.evidence = Digest::sha256(b"other evidence"),

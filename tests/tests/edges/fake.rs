@@ -10,6 +10,7 @@ use cocoon::net::{NetConfig, spawn};
 use cocoon_actors::clock;
 use cocoon_actors::port::{
     Judgement, Question, SessionStream, SwarmCommand, SwarmCommands, SwarmNotice, SwarmNotices,
+    Topic,
 };
 use cocoon_protocol::evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply};
 use cocoon_protocol::negotiation::{Offer, QuoteReply, QuoteRequest, Refusal};
@@ -230,11 +231,18 @@ async fn publish(identity: &Identity, manners: &Manners, commands: &SwarmCommand
         evidence_expires: now.saturating_add(HOUR_MS),
         payout: identity.payout,
         ledger: identity.payout,
+        tcb_expires: cocoon_protocol::UnixMillis::default(),
     };
     (manners.advert)(&mut advert);
     let (reply, published) = oneshot::channel();
     let advert = advert.sign(&identity.key).unwrap();
-    let _ = commands.send(SwarmCommand::Publish { advert, reply }).await;
+    let _ = commands
+        .send(SwarmCommand::Publish {
+            topic: Topic::Adverts,
+            bytes: advert,
+            reply,
+        })
+        .await;
     matches!(published.await, Ok(Ok(())))
 }
 
@@ -246,7 +254,7 @@ async fn take(
     notice: SwarmNotice,
 ) {
     match notice {
-        SwarmNotice::Advert { message, relay, .. } => {
+        SwarmNotice::Gossip { message, relay, .. } => {
             let judge = SwarmCommand::Judge {
                 message,
                 relay,
@@ -275,6 +283,8 @@ async fn take(
                     }
                     Err(_) => Some(Vec::new()),
                 },
+                // It has no keys, no log and no collateral but what is in its bundle.
+                Question::Vault | Question::Log | Question::Collateral => None,
             };
             if let Some(answer) = answer {
                 let _ = reply.send(answer);

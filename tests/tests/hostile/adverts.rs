@@ -24,7 +24,7 @@ async fn too_large(scene: &mut Scene) {
     let rogue = Rogue::connect(&scene.shop.address).await;
     rogue.gossip(&garbage(MAX_ADVERT_BYTES + 1)).await;
     wait("it is refused for its size", async || {
-        let refused = "cocoon_net_refused_total{what=\"advert: too large\"}";
+        let refused = "cocoon_net_refused_total{what=\"gossip: too large\"}";
         scene.worker.metric(refused).await >= 1
     })
     .await;
@@ -49,6 +49,7 @@ fn advert(scene: &Scene, peer: PeerId, now: UnixMillis) -> Advert {
         evidence_expires: now.saturating_add(3_600_000),
         payout: scene.shop.payout,
         ledger: scene.shop.payout,
+        tcb_expires: UnixMillis::default(),
     }
 }
 

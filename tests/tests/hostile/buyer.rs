@@ -14,7 +14,7 @@ use cocoon_protocol::receipt::{Receipt, SignedReceipt};
 use cocoon_protocol::session::SessionBinding;
 use cocoon_protocol::{
     ClientFrame, Digest, FinishReason, JobError, JobId, JobRequest, ModelTerms, NanoTon, OfferId,
-    PeerId, TonAddress, WorkerFrame,
+    PeerId, Salt, TonAddress, WorkerFrame,
 };
 use libp2p::Multiaddr;
 use rand::SeedableRng;
@@ -24,6 +24,9 @@ use tokio::time::timeout;
 
 use super::mesh::{LIMIT, MODEL, Watched, wait};
 use super::rogue::{Rogue, peer_of};
+
+/// What opens its receipts.
+pub(crate) const SALT: Salt = Salt::from_bytes([0x5a; 32]);
 
 /// What everybody knows of the worker under attack.
 #[derive(Clone, Debug)]
@@ -177,6 +180,7 @@ impl Buyer {
             base: NanoTon::ZERO,
             text: String::new(),
             tokens: 0,
+            ids: Vec::new(),
         };
         talk.request().await;
         talk
@@ -233,6 +237,8 @@ pub(crate) struct Talk {
     pub(crate) base: NanoTon,
     pub(crate) text: String,
     pub(crate) tokens: u32,
+    /// Their numbers.
+    pub(crate) ids: Vec<u32>,
 }
 
 /// How a job ended.
@@ -256,6 +262,7 @@ impl Talk {
             offer: self.offer.id,
             channel: self.channel,
             chat: self.chat.clone(),
+            salt: SALT,
         };
         self.send(&ClientFrame::Job(request)).await;
     }
@@ -302,6 +309,7 @@ impl Talk {
             WorkerFrame::Tokens(frame) => {
                 self.text.push_str(&frame.text);
                 self.tokens += frame.tokens;
+                self.ids.extend(frame.ids);
                 None
             }
             WorkerFrame::Finished { finish, receipt } => {
@@ -340,10 +348,11 @@ impl Talk {
         assert_eq!(receipt.client, self.offer.client);
         assert_eq!(receipt.channel, self.channel);
         assert_eq!(receipt.evidence, self.offer.evidence);
-        assert_eq!(receipt.request_digest, Digest::sha256(&self.chat));
+        assert_eq!(receipt.request_commitment, SALT.request(&self.chat));
+        assert_eq!(receipt.response_commitment, SALT.response(&[&self.text]));
         assert_eq!(
-            receipt.response_digest,
-            Digest::sha256(self.text.as_bytes())
+            receipt.tokens_commitment,
+            SALT.counted_tokens(&[&self.ids], self.tokens)
         );
         assert_eq!(receipt.prompt_tokens, self.prompt_tokens);
         assert_eq!(receipt.output_tokens, self.tokens);

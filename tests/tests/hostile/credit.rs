@@ -114,6 +114,7 @@ async fn says_a_second_job(buyer: &Buyer, channel: TonAddress) -> NanoTon {
         offer: talk.offer.id,
         channel,
         chat: talk.chat.clone(),
+        salt: crate::buyer::SALT,
     });
     talk.send(&again).await;
     hung_up(&mut talk).await

@@ -16,7 +16,7 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
 use tokio::time::timeout;
 
-use crate::buyer::{Buyer, PROMPT, binding, rng};
+use crate::buyer::{Buyer, PROMPT, SALT, binding, rng};
 use crate::mesh::{LIMIT, wait};
 use crate::rogue::{Rogue, garbage, rest};
 use crate::scene::Scene;
@@ -216,6 +216,7 @@ async fn garbage_in_the_tunnel(scene: &mut Scene) {
                 hash: [7; 32],
             },
             chat,
+            salt: SALT,
         });
         frame.encode()
     };

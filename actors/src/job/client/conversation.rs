@@ -1,93 +1,29 @@
 //! Talking to the worker: frames in, vouchers out, and the receipt at the end.
 
+use super::receipt::Happened;
+use super::served::Served;
 use super::{Attempt, Run};
 use crate::ask::{ask, ask_surely};
 use crate::attestor::{Accepted, binding};
-use crate::cashier::paying::{LeasedChannel, Sign};
-use crate::gateway_port::{
-    Completion, Delta, Finish, GatewayError, JobEvent, JobEvents, JobSubmission, Usage,
-};
+use crate::cashier::paying::Sign;
+use crate::gateway_port::{Completion, Delta, GatewayError, JobEvent, JobEvents, Usage};
 use crate::job::chat::most_prompt_tokens;
-use crate::job::embedding::{self, MAX_EMBEDDING_ANSWER_BYTES, MAX_EMBEDDING_FRAMES};
+use crate::job::embedding::{self, MAX_EMBEDDING_FRAMES};
 use crate::job::pipe::{Pipe, Received};
-use crate::job::{HANDSHAKE_LIMIT, WORKER_SILENCE_LIMIT, answer_digest};
+use crate::job::{HANDSHAKE_LIMIT, WORKER_SILENCE_LIMIT};
 use crate::mesh::OpenSession;
 use crate::metrics::{Side, TokenKind};
 use cocoon_protocol::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, Tokens, WorkerFrame,
 };
-use cocoon_protocol::metering::Payer;
 use cocoon_protocol::negotiation::Offer;
-use cocoon_protocol::receipt::{Receipt, SignedReceipt};
+use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::{Digest, NanoTon, PeerId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use tokio::time::timeout;
 use tracing::{info, warn};
-
-/// What one attempt has brought so far.
-pub(super) struct Served {
-    pub(super) channel: LeasedChannel,
-    pub(super) payer: Payer,
-    /// What arrived of each answer.
-    pub(super) answers: Vec<Answer>,
-    /// Frames of tokens that arrived.
-    pub(super) frames: u32,
-    pub(super) receipt: Option<SignedReceipt>,
-}
-
-/// One of a job's answers.
-#[derive(Clone, Default)]
-pub(super) struct Answer {
-    text: String,
-    finish: Option<FinishReason>,
-}
-
-impl Served {
-    /// Keeps what a frame brings. Errs where it brings what was not asked for.
-    fn keep(&mut self, frame: &Tokens, asked: &JobSubmission) -> Result<(), &'static str> {
-        let answer = self
-            .answers
-            .get_mut(usize::from(frame.choice))
-            .ok_or("it sends more answers than were asked for")?;
-        if answer.finish.is_some() {
-            return Err("it goes on after an answer's end");
-        }
-        let most = asked.top_logprobs.map(usize::from);
-        if frame
-            .logprobs
-            .iter()
-            .any(|position| most.is_none_or(|most| position.top.len() > most))
-        {
-            return Err("it sends log-probabilities that were not asked for");
-        }
-        if asked.embedding.is_some()
-            && answer.text.len().saturating_add(frame.text.len()) > MAX_EMBEDDING_ANSWER_BYTES
-        {
-            return Err("it sends more than embeddings can be");
-        }
-        answer.text.push_str(&frame.text);
-        answer.finish = frame.finish;
-        Ok(())
-    }
-
-    fn digest(&self) -> Digest {
-        let texts: Vec<_> = self.answers.iter().map(|each| each.text.clone()).collect();
-        answer_digest(&texts)
-    }
-
-    /// Why each answer ended; `job` is why the job did, which says it where there is only one.
-    fn finishes(&self, job: FinishReason) -> Vec<Finish> {
-        let reasons = self.answers.iter().map(|each| each.finish.unwrap_or(job));
-        reasons
-            .map(|reason| match reason {
-                FinishReason::Length => Finish::Length,
-                FinishReason::Stop | FinishReason::Cancelled => Finish::Stop,
-            })
-            .collect()
-    }
-}
 
 impl Run {
     pub(super) async fn converse(
@@ -113,8 +49,9 @@ impl Run {
             offer: offer.id,
             channel: served.channel.address,
             chat,
+            salt: served.salt,
         };
-        let request_digest = Digest::sha256(&request.chat);
+        let asked = served.salt.request(&request.chat);
         if let Err(error) = pipe.send(&ClientFrame::Job(request).encode()).await {
             return self.lost(offer.worker, served, &error.to_string());
         }
@@ -122,7 +59,7 @@ impl Run {
             let received = tokio::select! {
                 biased;
                 () = events.cancelled() => {
-                    self.cancel(&mut pipe, offer, accepted, served, request_digest).await;
+                    self.cancel(&mut pipe, offer, accepted, served, asked).await;
                     return Attempt::Cancelled;
                 }
                 received = timeout(WORKER_SILENCE_LIMIT, pipe.receive()) => received,
@@ -161,20 +98,13 @@ impl Run {
                 Ok(WorkerFrame::Finished { finish, receipt }) => {
                     return self
                         .on_finished(
-                            &mut pipe,
-                            offer,
-                            accepted,
-                            served,
-                            finish,
-                            receipt,
-                            request_digest,
-                            events,
+                            &mut pipe, offer, accepted, served, finish, receipt, asked, events,
                         )
                         .await;
                 }
                 Ok(WorkerFrame::Failed { error, receipt }) => {
                     if let Some(receipt) = receipt
-                        && check(&receipt, self, offer, accepted, served, request_digest).is_ok()
+                        && self.check(&receipt, offer, accepted, served, asked).is_ok()
                     {
                         served.receipt = Some(receipt);
                     }
@@ -290,15 +220,19 @@ impl Run {
             text,
             choice,
             logprobs,
+            ids,
             ..
         } = frame;
         // Embeddings are handed over when all are there.
-        if self.chat.embedding.is_none() && !(text.is_empty() && logprobs.is_empty()) {
+        if self.chat.embedding.is_none()
+            && !(text.is_empty() && logprobs.is_empty() && ids.is_empty())
+        {
             self.delivered = true;
             let delta = Delta {
                 choice,
                 text,
                 logprobs,
+                ids,
             };
             // Waits while the reader is behind; a reader that is gone is noticed by the loop.
             let _ = events.send(JobEvent::Delta(delta)).await;
@@ -354,11 +288,11 @@ impl Run {
         served: &mut Served,
         finish: FinishReason,
         receipt: SignedReceipt,
-        request_digest: Digest,
+        asked: Digest,
         events: &JobEvents,
     ) -> Attempt {
         let worker = offer.worker;
-        if let Err(reason) = check(&receipt, self, offer, accepted, served, request_digest) {
+        if let Err(reason) = self.check(&receipt, offer, accepted, served, asked) {
             warn!(%worker, reason, "the receipt is wrong");
             return self.end(
                 Outcome::WorkerLost,
@@ -423,7 +357,7 @@ impl Run {
         offer: &Offer,
         accepted: &Accepted,
         served: &mut Served,
-        request_digest: Digest,
+        asked: Digest,
     ) {
         if let Some(due) = served.payer.on_end()
             && self.pay(pipe, offer, served, due).await.is_some()
@@ -451,7 +385,7 @@ impl Run {
                             ..
                         },
                     ) => {
-                        if check(&receipt, self, offer, accepted, served, request_digest).is_ok() {
+                        if self.check(&receipt, offer, accepted, served, asked).is_ok() {
                             served.receipt = Some(receipt);
                         }
                         return;
@@ -462,6 +396,25 @@ impl Run {
         };
         let _ = timeout(HANDSHAKE_LIMIT, last_words).await;
         let _ = pipe.finish().await;
+    }
+
+    fn check(
+        &self,
+        receipt: &SignedReceipt,
+        offer: &Offer,
+        accepted: &Accepted,
+        served: &Served,
+        asked: Digest,
+    ) -> Result<(), &'static str> {
+        let happened = Happened {
+            job: self.job,
+            client: self.parts.peer,
+            offer,
+            claims: &accepted.bundle.claims,
+            asked,
+            served,
+        };
+        happened.check(receipt)
     }
 
     fn worker_failed(&self, offer: &Offer, error: JobError) -> Attempt {
@@ -533,53 +486,4 @@ fn blamed(message: &str) -> Option<&'static str> {
     ];
     let (name, _) = message.split_once(':')?;
     JUDGED_BY_ENGINES.into_iter().find(|known| *known == name)
-}
-
-/// Every way in which a receipt could say something else than what happened here.
-fn check(
-    signed: &SignedReceipt,
-    run: &Run,
-    offer: &Offer,
-    accepted: &Accepted,
-    served: &Served,
-    request_digest: Digest,
-) -> Result<(), &'static str> {
-    let verified = signed.verify().map_err(|_| "its signature")?;
-    let receipt: &Receipt = &verified;
-    let claims = &accepted.bundle.claims;
-    let checks = [
-        (
-            receipt.receipt_key.as_bytes() == &claims.receipt_key,
-            "another key than the enclave's",
-        ),
-        (receipt.evidence == offer.evidence, "other evidence"),
-        (receipt.job == run.job, "another job"),
-        (receipt.worker == offer.worker, "another worker"),
-        (receipt.client == run.parts.peer, "another client"),
-        (receipt.model_digest == offer.model_digest, "another model"),
-        (receipt.request_digest == request_digest, "another request"),
-        (
-            receipt.response_digest == served.digest(),
-            "another answer than arrived",
-        ),
-        (
-            Some(receipt.prompt_tokens) == served.payer.prompt_tokens(),
-            "another prompt length",
-        ),
-        (
-            receipt.output_tokens == served.payer.output_tokens(),
-            "another number of tokens than arrived",
-        ),
-        (receipt.price == offer.price, "another price"),
-        (receipt.amount == served.payer.owed(), "another amount"),
-        (receipt.channel == served.channel.address, "another channel"),
-        (
-            receipt.cumulative <= served.payer.cumulative(),
-            "more than was signed",
-        ),
-    ];
-    match checks.into_iter().find(|(holds, _)| !holds) {
-        None => Ok(()),
-        Some((_, what)) => Err(what),
-    }
 }

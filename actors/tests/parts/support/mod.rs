@@ -28,6 +28,18 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     assert!(in_time.is_ok(), "never came: {what}");
 }
 
+/// As [`until`], for what has to be asked.
+pub async fn until_async(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let turning = async {
+        while !done().await {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(60);
+    let in_time = tokio::time::timeout(limit, turning).await;
+    assert!(in_time.is_ok(), "never came: {what}");
+}
+
 pub fn milliton(amount: u64) -> NanoTon {
     NanoTon::from_nano(amount * 1_000_000)
 }

@@ -88,6 +88,7 @@ impl Scripted {
                 cache_bytes_per_token: 0,
                 cache_tokens: 0,
                 embedding_width: 0,
+                tokenizer: Some(tokenizer()),
                 runs_on: String::new(),
             },
             words,
@@ -113,6 +114,11 @@ impl Scripted {
     pub fn answer(words: usize) -> String {
         (0..words).map(word).collect()
     }
+}
+
+/// What its receipts call its tokenizer.
+pub fn tokenizer() -> Digest {
+    Digest::from_bytes([0x70; 32])
 }
 
 /// The embedding of a text: as its words, its length, and the pooling say.
@@ -218,16 +224,20 @@ impl Generation for Saying {
             return Ok(Step {
                 text: String::new(),
                 tokens: 0,
+                ids: Vec::new(),
                 logprobs: Vec::new(),
                 finish: Some(FinishReason::Stop),
             });
         }
         let text = format!("{}{}", self.before, word(self.said));
+        // The number of the word. Without a vocabulary it is as good as any.
+        let id = u32::try_from(self.said).unwrap();
         let logprobs = self.top.map(|top| likely(&text, top));
         self.said += 1;
         Ok(Step {
             text,
             tokens: 1,
+            ids: vec![id],
             logprobs: logprobs.into_iter().collect(),
             finish: (self.said == self.limit).then_some(FinishReason::Length),
         })

@@ -68,7 +68,7 @@ fn verifier() -> Verifier {
     Verifier::new(Trust::Simulated, policy::simulated::policy()).unwrap()
 }
 
-fn keeper(mesh: &Address<Mesh>) -> Arc<CollateralKeeper> {
+pub fn keeper(mesh: &Address<Mesh>) -> Arc<CollateralKeeper> {
     let store = Arc::new(MemoryStore::new(SCHEMA));
     Arc::new(CollateralKeeper::open(store, mesh.clone(), Arc::new(NoProvisioning)).unwrap())
 }
@@ -84,6 +84,7 @@ fn attestor(
         chain.shared(),
         Admission::new(verifier(), AdmissionConfig::default()),
         Arc::clone(collateral),
+        None,
         metrics.clone(),
         Trust::Simulated.trust_domain(),
     ))
@@ -197,8 +198,10 @@ impl Worker {
                 directory: directory.clone(),
                 attestor: Some(attestor.clone()),
                 negotiator: Some(negotiator.clone()),
+                log: None,
                 collateral: Some(Arc::clone(&collateral)),
                 sessions: Some(sessions.clone()),
+                vault: None,
             },
         ));
         tokio::spawn(live(
@@ -207,10 +210,12 @@ impl Worker {
                 source: Arc::new(source) as Arc<dyn EvidenceSource>,
                 verifier: Arc::new(verifier()),
                 collateral: Arc::clone(&collateral),
+                image_proof: None,
                 chain: chain.shared(),
                 models: vec![terms],
                 slots,
                 config: Digest::sha256(b"configuration"),
+                canary: canary(),
                 payout: wallet(seed).address(),
                 ledger: wallet(seed).address(),
                 attestor: attestor.clone(),
@@ -235,6 +240,11 @@ impl Worker {
             _directory: disk,
         }
     }
+}
+
+/// What the workers' models answered to the known questions.
+pub fn canary() -> Digest {
+    Digest::sha256(b"canary")
 }
 
 pub struct Client {
@@ -298,8 +308,10 @@ impl Client {
                 directory: directory.clone(),
                 attestor: None,
                 negotiator: None,
+                log: None,
                 collateral: Some(collateral),
                 sessions: None,
+                vault: None,
             },
         ));
         Self {

@@ -86,7 +86,11 @@ impl Hub {
 
     async fn perform(&self, from: PeerId, command: SwarmCommand) {
         match command {
-            SwarmCommand::Publish { advert, reply } => {
+            SwarmCommand::Publish {
+                topic,
+                bytes,
+                reply,
+            } => {
                 let others: Vec<_> = {
                     let state = self.0.lock().unwrap();
                     let others = state.nodes.iter().filter(|(peer, _)| **peer != from);
@@ -94,10 +98,11 @@ impl Hub {
                 };
                 let nobody = others.is_empty();
                 for notices in others {
-                    let notice = SwarmNotice::Advert {
+                    let notice = SwarmNotice::Gossip {
+                        topic,
                         message: GossipId(vec![1]),
                         relay: from,
-                        bytes: advert.clone(),
+                        bytes: bytes.clone(),
                     };
                     let _ = notices.send(notice).await;
                 }

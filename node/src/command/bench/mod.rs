@@ -3,6 +3,7 @@
 mod device;
 mod peers;
 mod processor;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -25,6 +26,8 @@ pub struct BenchArgs {
 pub enum BenchWhat {
     /// The engine: tokens per second, as a share of this machine's ceilings and beside llama.cpp
     Engine(EngineArgs),
+    /// A verdict on evidence: first contact, warm, refused early; beside dcap-qvl alone
+    Verify(verify::VerifyBenchArgs),
 }
 
 /// Where the engine computes.
@@ -103,10 +106,12 @@ impl Figure {
 /// # Errors
 /// A model that does not load, a device that is not there.
 pub fn run(args: &BenchArgs) -> CommandResult {
-    let BenchWhat::Engine(args) = &args.what;
-    match args.device {
-        Where::Processor => processor::run(args),
-        Where::Cuda | Where::Reference => device::run(args),
+    match &args.what {
+        BenchWhat::Engine(args) => match args.device {
+            Where::Processor => processor::run(args),
+            Where::Cuda | Where::Reference => device::run(args),
+        },
+        BenchWhat::Verify(args) => verify::run(args),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 /// Parameters of a chat request that are honoured: first `OpenAI`'s, then what vLLM and llama.cpp call by the
 /// same names.
-pub(super) const HONOURED: [&str; 22] = [
+pub(super) const HONOURED: [&str; 23] = [
     "messages",
     "model",
     "stream",
@@ -27,6 +27,7 @@ pub(super) const HONOURED: [&str; 22] = [
     "repetition_penalty",
     "guided_regex",
     "guided_grammar",
+    "return_token_ids",
 ];
 
 /// Parameters of a request for embeddings that are honoured; `pooling` is ours.

@@ -58,6 +58,9 @@ pub struct WholeChoice<'a> {
     pub finish_reason: FinishReason,
     /// Null unless asked for.
     pub logprobs: Option<Logprobs<'a>>,
+    /// Absent unless asked for; null where the worker's engine has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Option<&'a [u32]>>,
 }
 
 /// What the model said.
@@ -98,6 +101,9 @@ pub struct ChunkChoice<'a> {
     pub finish_reason: Option<FinishReason>,
     /// Of the tokens in this chunk; null unless asked for.
     pub logprobs: Option<Logprobs<'a>>,
+    /// The numbers of the tokens in this chunk; absent unless asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<&'a [u32]>,
 }
 
 /// The log-probabilities of an answer, or of a chunk of it.

@@ -33,6 +33,9 @@ pub struct ChatRequest {
     pub stream: bool,
     /// In a stream: one more chunk with the token counts.
     pub include_usage: bool,
+    /// The numbers of the answer's tokens are wanted beside its text. Asks nothing of the worker: it tells
+    /// them anyway.
+    pub token_ids: bool,
 }
 
 /// Reads and checks a request.
@@ -68,6 +71,7 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest, RequestError> {
     Ok(ChatRequest {
         submission,
         stream,
+        token_ids: boolean(fields.get("return_token_ids"), "return_token_ids")?.unwrap_or(false),
         include_usage: include_usage(fields.get("stream_options"), stream)?,
     })
 }

@@ -263,7 +263,7 @@ async fn a_receipt_is_found_by_the_completions_id() {
             .await
             .unwrap();
         assert_eq!(receipt["job"], "ab".repeat(16));
-        assert_eq!(receipt["format"], "cocoon-receipt/1");
+        assert_eq!(receipt["format"], "cocoon-receipt/2");
     }
     assert_eq!(
         server

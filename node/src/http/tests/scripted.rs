@@ -4,13 +4,20 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use cocoon_actors::gateway_port::{
     AdminCommand, Completion, Delta, Finish, Gateway, GatewayError, JobEvent, JobHandle,
-    JobSubmission, NodeStatus, NodeView, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, ServedModel,
-    Usage, job_channel,
+    JobSubmission, NodeStatus, NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey,
+    ServedModel, Usage, WorkerAttestation, job_channel,
 };
-use cocoon_protocol::ids::{JobId, Keypair, PeerId};
-use cocoon_protocol::units::NanoTon;
+use cocoon_attestation::{Expectation, FactorResult, Image, Measurement, Policy, Trust, Verifier};
+use cocoon_protocol::Price;
+use cocoon_protocol::evidence::{Attached, Beacon, Claims, EvidenceBundle};
+use cocoon_protocol::ids::{Digest, JobId, Keypair, PeerId, PublicKey32, TonAddress};
+use cocoon_protocol::receipt::{Ending, Receipt, SignedReceipt};
+use cocoon_protocol::units::{NanoTon, UnixMillis};
+use ed25519_dalek::SigningKey;
 use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -48,6 +55,96 @@ pub(super) fn worker() -> PeerId {
         .unwrap()
         .public()
         .to_peer_id()
+}
+
+pub(super) fn receipt_key() -> SigningKey {
+    SigningKey::from_bytes(&[3; 32])
+}
+
+/// The receipt of the scripted job.
+pub(super) fn signed_receipt() -> SignedReceipt {
+    let receipt = Receipt {
+        job: JobId::from_bytes(JOB),
+        worker: worker(),
+        client: worker(),
+        model: "org/model".to_owned(),
+        model_digest: Digest::from_bytes([4; 32]),
+        evidence: Digest::from_bytes([5; 32]),
+        request_commitment: Digest::from_bytes([6; 32]),
+        response_commitment: Digest::from_bytes([7; 32]),
+        prompt_tokens: 11,
+        output_tokens: 2,
+        price: Price {
+            input: NanoTon::from_nano(20),
+            output: NanoTon::from_nano(160),
+        },
+        amount: NanoTon::from_nano(540),
+        channel: TonAddress {
+            workchain: 0,
+            hash: [8; 32],
+        },
+        cumulative: NanoTon::from_nano(540),
+        ending: Ending::Stop,
+        started: UnixMillis::from_millis(1),
+        ended: UnixMillis::from_millis(2),
+        receipt_key: PublicKey32::from_bytes([0; 32]),
+        tokens_commitment: None,
+        tokenizer: None,
+    };
+    receipt.sign(&receipt_key()).unwrap()
+}
+
+/// A worker as the attestor would have it, though no verifier would accept this one.
+pub(super) fn attested_worker() -> WorkerAttestation {
+    let bundle = EvidenceBundle {
+        quote: b"quote".to_vec(),
+        collateral_json: b"{\"tcb_info\":\"\"}".to_vec(),
+        claims: Claims {
+            noise_key: [1; 32],
+            mlkem_key: vec![2; 1184],
+            receipt_key: receipt_key().verifying_key().to_bytes(),
+            peer: worker(),
+            model: Digest::from_bytes([4; 32]),
+            config: Digest::from_bytes([10; 32]),
+            gpu_evidence: Digest::ZERO,
+            beacon: Beacon {
+                seqno: 9,
+                hash: Digest::from_bytes([9; 32]),
+            },
+            epoch: 489_000,
+            canary: Digest::ZERO,
+        },
+        attached: Attached {
+            event_log: b"log".to_vec(),
+            ..Attached::default()
+        },
+    };
+    let image = Image {
+        name: "any".to_owned(),
+        mrtd: Measurement::ZERO,
+        rtmr0: Measurement::ZERO,
+        rtmr1: Measurement::ZERO,
+        rtmr2: Measurement::ZERO,
+    };
+    let policy = Policy {
+        images: vec![image.into()],
+        ..Policy::default()
+    };
+    let beacons = [bundle.claims.beacon];
+    let expectation = Expectation::new(
+        worker(),
+        bundle.claims.model,
+        bundle.claims.digest(),
+        &beacons,
+    );
+    let verifier = Verifier::new(Trust::Intel, policy).unwrap();
+    let verdict = verifier.examine(UnixMillis::from_millis(1), &bundle, &expectation);
+    WorkerAttestation {
+        peer: worker(),
+        models: vec!["org/model".to_owned()],
+        bundle,
+        verdict,
+    }
 }
 
 pub(super) const JOB: [u8; 16] = [0xab; 16];
@@ -144,17 +241,47 @@ impl NodeView for Scripted {
         })
     }
 
-    async fn receipt(&self, key: ReceiptKey) -> Result<Option<ReceiptDocument>, GatewayError> {
-        Ok(
-            (key == ReceiptKey::Job(JobId::from_bytes(JOB))).then(|| ReceiptDocument {
-                format: RECEIPT_FORMAT.to_owned(),
-                id: "cd".repeat(32),
-                job: JobId::from_bytes(JOB).to_string(),
-                network: "devnet".to_owned(),
-                signed_receipt: String::new(),
-                evidence: None,
-            }),
-        )
+    async fn receipt(
+        &self,
+        key: ReceiptKey,
+        opening: Opening,
+    ) -> Result<Option<ReceiptDocument>, GatewayError> {
+        let signed = signed_receipt();
+        let names = [
+            ReceiptKey::Job(JobId::from_bytes(JOB)),
+            ReceiptKey::Leaf(signed.leaf()),
+        ];
+        Ok(names.contains(&key).then(|| ReceiptDocument {
+            format: RECEIPT_FORMAT.to_owned(),
+            id: signed.leaf().to_string(),
+            job: JobId::from_bytes(JOB).to_string(),
+            network: "devnet".to_owned(),
+            signed_receipt: BASE64.encode(signed.encode()),
+            evidence: None,
+            beacon: None,
+            salt: (opening == Opening::Open).then(|| "5a".repeat(32)),
+        }))
+    }
+
+    async fn attestations(
+        &self,
+        model: Option<&str>,
+    ) -> Result<Vec<WorkerAttestation>, GatewayError> {
+        let mut worker = attested_worker();
+        match model {
+            None | Some("org/model") => {}
+            // Everything passed but what nobody asked for.
+            Some("org/proven") => {
+                for factor in &mut worker.verdict.factors {
+                    factor.result = match factor.name {
+                        "gpu_evidence" => FactorResult::Skip,
+                        _ => FactorResult::Pass,
+                    };
+                }
+            }
+            Some(_) => return Ok(Vec::new()),
+        }
+        Ok(vec![worker])
     }
 
     async fn admin(&self, command: AdminCommand) -> Result<(), GatewayError> {

@@ -6,15 +6,20 @@
 //! MTH(D[0:n]) = SHA-256(0x01 ‖ MTH(D[0:k]) ‖ MTH(D[k:n]))      k: the largest power of two below n
 //! ```
 //!
-//! The prefixes keep a leaf from being passed off as a node. A worker's receipts are the leaves of **one** tree that only
-//! grows; every settlement batch commits the root over all leaves so far, so that each commit also seals all earlier
-//! ones, and the number of leaves is part of what is committed. To extend the tree nobody re-reads old leaves: the
-//! [`Frontier`] keeps the roots of the perfect subtrees, one per set bit of the size.
+//! The prefixes keep a leaf from being passed off as a node. Two logs are such trees: a worker's receipts, over which
+//! every settlement batch commits the root of **all** leaves so far, and the log of guest images ([`crate::log`]). Both
+//! only grow, and the number of leaves is part of what is committed or signed. To extend a tree nobody re-reads old
+//! leaves: the [`Frontier`] keeps the roots of the perfect subtrees, one per set bit of the size. An
+//! [`InclusionProof`] leads from a leaf to a root, a [`ConsistencyProof`] from a root to that of the grown tree.
 
-use cocoon_protocol::Digest;
+use crate::ids::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// A proof never has more steps than a size has bits.
+mod consistency;
+
+pub use consistency::{ConsistencyProof, MAX_CONSISTENCY_STEPS};
+
+/// An inclusion proof never has more steps than a size has bits.
 pub const MAX_PROOF_STEPS: usize = 64;
 
 /// The hash of a leaf's bytes.
@@ -240,12 +245,12 @@ mod tests {
         "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
     ];
 
-    fn leaves() -> Vec<Digest> {
+    pub(super) fn leaves() -> Vec<Digest> {
         let data = INPUTS.map(|input| hex::decode(input).unwrap());
         data.iter().map(|data| leaf_hash(data)).collect()
     }
 
-    fn digest(hex: &str) -> Digest {
+    pub(super) fn digest(hex: &str) -> Digest {
         hex.parse().unwrap()
     }
 
