@@ -135,8 +135,8 @@ fn a_head_reaches_everybody_and_growth_is_proven_by_whoever_has_the_log() {
         other.knows(5).await;
         assert!(!hub.judged().contains(&Judgement::Reject));
         // After a restart it goes on from there.
-        let again = Watcher::watch(&other.store, &other.mesh, &other.metrics, Vec::new());
         until_async("the head on disk", async || {
+            let again = Watcher::watch(&other.store, &other.mesh, &other.metrics, Vec::new());
             ask(&again, ViewLog).await.unwrap().entries == 5
         })
         .await;

@@ -133,7 +133,7 @@ fn a_policy_names_images_or_is_none() {
     world.write(POLICY, "version = 2\nmin_tcb_evalution = 3\n");
     world.expect("policy", Missing, "unknown field `min_tcb_evalution`");
     world.remove(POLICY);
-    world.expect("policy", Missing, "cannot read the policy");
+    world.expect("policy", Missing, "cannot read");
     world.config.policy_path = None;
     world.expect("policy", Missing, "no guest image");
 }
