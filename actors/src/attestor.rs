@@ -307,6 +307,7 @@ async fn examine(
         .map_err(|error| format!("the beacon could not be looked up: {error}"))?
         .into_iter()
         .collect();
+    let (verifier, keeper) = (Arc::clone(&admission), Arc::clone(&collateral));
     let judged = tokio::task::spawn_blocking(move || {
         let expectation = Expectation {
             evaluation_floor: collateral.floor(&bundle.quote),
@@ -325,9 +326,44 @@ async fn examine(
     })
     .await
     .map_err(|error| error.to_string())?;
+    if let Ok((verdict, bundle)) = &judged
+        && verdict.accepted()
+    {
+        renew(verifier, keeper, bundle).await;
+    }
     match log {
         Some(log) => admitted_by_one_log(&log, peer, judged?).await,
         None => judged,
+    }
+}
+
+/// Asks for newer collateral when what there is ends soon, and tries it on evidence that was just accepted. Nobody is
+/// blamed for what is wrong with it: it may come from anybody.
+async fn renew(
+    admission: Arc<Mutex<Admission>>,
+    collateral: Arc<CollateralKeeper>,
+    bundle: &EvidenceBundle,
+) {
+    let Some(json) = collateral.renew(clock::now(), &bundle.quote).await else {
+        return;
+    };
+    let renewed = EvidenceBundle {
+        collateral_json: json,
+        ..bundle.clone()
+    };
+    let tried = tokio::task::spawn_blocking(move || {
+        let claims = &renewed.claims;
+        let beacons = [claims.beacon];
+        let expectation = Expectation::new(claims.peer, claims.model, claims.digest(), &beacons);
+        let verdict = admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .verifier()
+            .verify(clock::now(), &renewed, &expectation);
+        collateral.learn(&renewed, &verdict)
+    });
+    if let Ok(Err(error)) = tried.await {
+        warn!(%error, "newer collateral not stored");
     }
 }
 

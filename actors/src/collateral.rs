@@ -78,7 +78,8 @@ impl CollateralKeeper {
     }
 
     /// Puts the best collateral that can be had into a bundle whose own is missing, of no use, or older than
-    /// what is known. Asks `first` and then others, if nothing is at hand or it is time for newer.
+    /// what is known. Asks `first` and then others only if nothing is at hand: what others hand over may be
+    /// forged, and must not push out what was checked. For newer there is [`Self::renew`].
     pub async fn complete(
         &self,
         now: UnixMillis,
@@ -96,14 +97,9 @@ impl CollateralKeeper {
             // As new as what is known, or newer.
             (Some(own), Some(kept)) if own.evaluation >= kept.facts.evaluation => {}
             (Some(_), None) => {}
-            (_, kept) => {
-                let due = self.shelf().due(now).any(|(due, _)| due == family);
-                let newer = match &kept {
-                    Some(_) if !due => None,
-                    Some(kept) => self.obtain(now, &family, kept.facts.until, first).await,
-                    None => self.obtain(now, &family, now, first).await,
-                };
-                if let Some(json) = newer.or_else(|| kept.map(|kept| kept.json.to_vec())) {
+            (_, Some(kept)) => bundle.collateral_json = kept.json.to_vec(),
+            (None, None) => {
+                if let Some(json) = self.obtain(now, &family, now, first).await {
                     bundle.collateral_json = json;
                 }
             }

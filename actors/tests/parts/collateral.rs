@@ -103,6 +103,32 @@ fn a_client_serves_what_it_has_checked_when_the_worker_is_gone() {
 }
 
 #[test]
+fn what_was_checked_is_not_pushed_out_by_what_others_hand_over() {
+    system(async {
+        let (hub, chain) = (Hub::default(), chain().await);
+        let client = Client::start(&hub, &chain);
+        let one = worker(&hub, &chain, ONE);
+        client.verified(1).await;
+        let kept = ask(&client.attestor, AcceptedOf(one.peer)).await.unwrap();
+        let kept = kept.unwrap().bundle.clone();
+        // The last day of its life, when newer is looked for: peers might offer anything.
+        let ends = client
+            .collateral
+            .expires(clock::now(), &kept.quote)
+            .unwrap();
+        let late = cocoon_protocol::UnixMillis::from_millis(ends.millis() - 1_000);
+        let mut bundle = kept.clone();
+        bundle.collateral_json.clear();
+        client
+            .collateral
+            .complete(late, &mut bundle, Some(one.peer))
+            .await;
+        assert_eq!(bundle.collateral_json, kept.collateral_json);
+        assert_eq!(hub.asked(Question::Collateral), 1, "only when it was new");
+    });
+}
+
+#[test]
 fn a_node_knows_until_when_its_platform_and_its_peers_count_as_up_to_date() {
     system(async {
         let (hub, chain) = (Hub::default(), chain().await);
