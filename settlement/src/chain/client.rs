@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::wire::{self, Envelope};
 use super::{
-    AccountState, BlockRef, Chain, ChainError, MethodResult, StackItem, Supply, TransactionSummary,
+    AccountState, BlockRef, Chain, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
 };
 
 /// A whole exchange may take this long.
@@ -241,5 +241,9 @@ impl Chain for DevnetClient {
             },
         )
         .await
+    }
+
+    async fn prices(&self) -> Result<Prices, ChainError> {
+        self.get(wire::PATH_PRICES, &()).await
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use cocoon_protocol::{Digest, TonAddress};
 
 use super::{
-    AccountState, BlockRef, Chain, ChainError, MethodResult, StackItem, TransactionSummary,
+    AccountState, BlockRef, Chain, ChainError, MethodResult, Prices, StackItem, TransactionSummary,
 };
 use crate::devnet::Devnet;
 
@@ -92,5 +92,9 @@ impl Chain for LocalChain {
         limit: u16,
     ) -> Result<Vec<TransactionSummary>, ChainError> {
         self.devnet().transactions(address, after_lt, limit)
+    }
+
+    async fn prices(&self) -> Result<Prices, ChainError> {
+        Ok(self.devnet().prices())
     }
 }

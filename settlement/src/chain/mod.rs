@@ -7,6 +7,8 @@
 mod client;
 mod error;
 mod local;
+mod prices;
+mod standing;
 mod types;
 pub mod wire;
 
@@ -18,6 +20,8 @@ use cocoon_protocol::{Digest, TonAddress};
 pub use client::DevnetClient;
 pub use error::ChainError;
 pub use local::LocalChain;
+pub use prices::Prices;
+pub use standing::ChainStanding;
 pub use types::{
     AccountState, AccountStatus, BlockRef, MethodResult, StackItem, Supply, TransactionSummary,
     Transfer,
@@ -61,6 +65,14 @@ pub trait Chain: Send + Sync {
         after_lt: u64,
         limit: u16,
     ) -> Result<Vec<TransactionSummary>, ChainError>;
+
+    /// What the network charges now.
+    async fn prices(&self) -> Result<Prices, ChainError>;
+
+    /// How far the answers can be trusted at this moment. No network call: what the last calls showed.
+    fn standing(&self) -> ChainStanding {
+        ChainStanding::Trusted
+    }
 }
 
 /// Waits for the transaction that `message` causes at `account`. `after_lt` is the account's `last_lt` before the

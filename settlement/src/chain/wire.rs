@@ -22,6 +22,7 @@ pub const PATH_ACCOUNT: &str = "/api/getAddressInformation";
 pub const PATH_TRANSACTIONS: &str = "/api/getTransactions";
 pub const PATH_SEND: &str = "/api/sendBoc";
 pub const PATH_METHOD: &str = "/api/runGetMethod";
+pub const PATH_PRICES: &str = "/dev/prices";
 pub const PATH_SUPPLY: &str = "/dev/supply";
 pub const PATH_ADVANCE: &str = "/dev/advance";
 pub const PATH_PAUSE: &str = "/dev/pause";

@@ -36,7 +36,7 @@ use self::network::Network;
 use self::storage::{ACCOUNTS, Batch, IN_FLIGHT, META, Scan, Storage};
 use crate::chain::wire::{MAX_STACK_ARGS, MAX_TRANSACTIONS_PER_PAGE};
 use crate::chain::{
-    AccountState, BlockRef, ChainError, MethodResult, StackItem, Supply, TransactionSummary,
+    AccountState, BlockRef, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
 };
 use crate::contract::encoding::{digest, standard};
 
@@ -142,6 +142,11 @@ impl Devnet {
     /// See [`Chain::global_id`](crate::chain::Chain::global_id).
     pub fn global_id(&self) -> i32 {
         self.meta.global_id
+    }
+
+    /// See [`Chain::prices`](crate::chain::Chain::prices).
+    pub fn prices(&self) -> Prices {
+        self.network.prices
     }
 
     /// The newest block.

@@ -9,7 +9,7 @@ use tycho_types::dict::{Dict, RawDict};
 use tycho_types::error::Error;
 use tycho_types::models::{BlockchainConfig, BlockchainConfigParams, ConfigParam0, StoragePrices};
 
-use crate::chain::ChainError;
+use crate::chain::{ChainError, Prices};
 
 const PARAMETERS: &[u8] = include_bytes!("../../contracts/config/devnet.boc");
 
@@ -26,6 +26,8 @@ pub(super) struct Network {
     pub(super) parsed: ParsedConfig,
     /// For get methods.
     pub(super) getters: BlockchainConfigParams,
+    /// What the base chain charges.
+    pub(super) prices: Prices,
 }
 
 impl Network {
@@ -64,11 +66,35 @@ impl Network {
             only.set(newest.utime_since, newest)?;
             params.set_raw(STORAGE_PRICES, only.into_root().ok_or(Error::InvalidData)?)?;
         }
+        let prices = prices(&params)?;
         Ok(Self {
             parsed,
             getters: params,
+            prices,
         })
     }
+}
+
+/// What the base chain charges.
+fn prices(params: &BlockchainConfigParams) -> Result<Prices, Error> {
+    let gas = params.get_gas_prices(false)?;
+    let message = params.get_msg_forward_prices(false)?;
+    let storage = params
+        .get_storage_prices()?
+        .iter()
+        .last()
+        .ok_or(Error::InvalidData)??
+        .1;
+    Ok(Prices {
+        gas: gas.gas_price,
+        flat_gas_limit: gas.flat_gas_limit,
+        flat_gas_price: gas.flat_gas_price,
+        message: message.lump_price,
+        message_bit: message.bit_price,
+        message_cell: message.cell_price,
+        storage_bit: storage.bit_price_ps,
+        storage_cell: storage.cell_price_ps,
+    })
 }
 
 /// The workchains, each written the way tycho-types reads them.

@@ -217,6 +217,7 @@ fn router(service: Service) -> Router {
         .route(wire::PATH_TRANSACTIONS, get(transactions))
         .route(wire::PATH_SEND, post(send))
         .route(wire::PATH_METHOD, post(method))
+        .route(wire::PATH_PRICES, get(prices))
         .route(wire::PATH_SUPPLY, get(supply))
         .route(wire::PATH_ADVANCE, post(advance))
         .route(
@@ -311,6 +312,10 @@ async fn method(
         }
         Err(error) => bad_request(error.body_text()),
     }
+}
+
+async fn prices(State(service): State<Service>) -> Response {
+    service.answer(|devnet| Ok(devnet.prices())).await
 }
 
 async fn supply(State(service): State<Service>) -> Response {

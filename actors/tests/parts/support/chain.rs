@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use cocoon_actors::clock;
 use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use cocoon_settlement::chain::{
-    AccountState, BlockRef, Chain, ChainError, LocalChain, MethodResult, StackItem,
+    AccountState, BlockRef, Chain, ChainError, LocalChain, MethodResult, Prices, StackItem,
     TransactionSummary,
 };
 use cocoon_settlement::contract::{ChannelState, OutMessage, fetch_channel};
@@ -190,5 +190,8 @@ impl Chain for TestChain {
         limit: u16,
     ) -> Result<Vec<TransactionSummary>, ChainError> {
         self.hears()?.transactions(address, after_lt, limit).await
+    }
+    async fn prices(&self) -> Result<Prices, ChainError> {
+        self.hears()?.prices().await
     }
 }
