@@ -27,13 +27,14 @@ mod worker;
 mod world;
 
 use cocoon_protocol::{Keypair, NanoTon, PeerId, PublicKey32, TonAddress};
+use cocoon_settlement::contract::fetch_channel;
 use cocoon_settlement::ledger::ClientChannelState;
 use ed25519_dalek::SigningKey;
 use rand::Rng;
 
 use self::client::Client;
 use self::jobs::{Job, Tally};
-use self::sums::{Sums, at_every_block, at_the_end};
+use self::sums::{ClientBooks, Sums, WorkerBooks, add_up};
 use self::worker::Worker;
 use self::world::World;
 
@@ -211,7 +212,7 @@ impl Storm {
             let _ = worker.settle(&mut self.world, !working).await;
         }
         if self.world.unix.is_multiple_of(5) {
-            at_every_block(&self.world, &self.clients).await;
+            self.at_every_block().await;
         }
     }
 
@@ -289,6 +290,65 @@ impl Storm {
         }
     }
 
+    /// No coin is made or lost, and nobody is paid what was not signed.
+    async fn at_every_block(&self) {
+        let supply = self.world.chain.devnet().supply().unwrap();
+        assert_eq!(
+            supply.minted,
+            supply.balances + supply.in_flight + supply.collected,
+            "{supply:?}"
+        );
+        for channel in self.clients.iter().flat_map(Client::channels) {
+            let state = fetch_channel(&self.world.chain, channel.address).await;
+            let claimed = state.unwrap().map_or(NanoTon::ZERO, |state| state.claimed);
+            assert!(
+                claimed <= channel.signed_total(),
+                "{claimed} paid by {channel:?}"
+            );
+        }
+    }
+
+    /// When every channel is finished.
+    async fn add_up(&self) -> Sums {
+        let clients: Vec<_> = self
+            .clients
+            .iter()
+            .map(|client| ClientBooks {
+                wallet: client.wallet.address(),
+                ledger: client.on_disk(),
+            })
+            .collect();
+        let workers: Vec<_> = self
+            .workers
+            .iter()
+            .map(|worker| WorkerBooks {
+                peer: worker.peer,
+                wallet: worker.wallet.address(),
+                contract: worker.terms.address().unwrap(),
+                ledger: worker.on_disk(),
+            })
+            .collect();
+        let sums = add_up(&self.world.chain, &clients, &workers, PURSE).await;
+        assert_eq!(sums.finished, sums.channels);
+        let Tally {
+            begun,
+            completed,
+            delivered,
+            ..
+        } = self.tally;
+        assert!(
+            sums.signed <= delivered,
+            "clients signed {} for tokens worth {delivered}",
+            sums.signed
+        );
+        let lost = delivered - sums.signed + sums.astray;
+        assert!(
+            lost <= jobs::window().nano() * (begun - completed),
+            "{lost} were worked for nothing: more than a window for each job that died"
+        );
+        sums
+    }
+
     /// What the next job on each channel would begin with.
     async fn bring_newest_vouchers(&mut self) {
         let channels: Vec<_> = self
@@ -318,7 +378,7 @@ async fn weather(seed: u64, seconds: u32) -> (Storm, Sums) {
         storm.second(true, false).await;
     }
     storm.calm().await;
-    let sums = at_the_end(&storm.world, &storm.clients, &storm.workers, &storm.tally).await;
+    let sums = storm.add_up().await;
     (storm, sums)
 }
 

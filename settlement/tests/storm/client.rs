@@ -17,6 +17,7 @@ use cocoon_settlement::wallet::Wallet;
 use ed25519_dalek::SigningKey;
 
 use crate::fuse::{Disk, Fuse};
+use crate::sums;
 use crate::worker::Worker;
 use crate::world::World;
 use crate::{Died, milliton};
@@ -70,14 +71,7 @@ impl Client {
 
     /// Every channel on its disk.
     pub(crate) fn channels(&self) -> Vec<ClientChannel> {
-        let mut channels = Vec::new();
-        self.on_disk()
-            .for_each_channel(|channel| {
-                channels.push(channel);
-                Ok(())
-            })
-            .unwrap();
-        channels
+        sums::channels(&self.on_disk())
     }
 
     pub(crate) fn start(&mut self, world: &World) {
@@ -322,7 +316,7 @@ async fn look(
             },
             None,
         ) if head.unix > valid_until => {
-            let applied = world.transactions(wallet.address()).await;
+            let applied = sums::transactions(&world.chain, wallet.address()).await;
             assert!(
                 !applied.iter().any(|one| one.in_message == message),
                 "a transfer that was applied deploys in the same block"

@@ -1,7 +1,7 @@
 //! What survives every death: the chain, its clock, and chance.
 
 use cocoon_protocol::{Digest, NanoTon, TonAddress, UnixMillis};
-use cocoon_settlement::chain::{Chain, ChainError, LocalChain, TransactionSummary};
+use cocoon_settlement::chain::{Chain, ChainError, LocalChain};
 use cocoon_settlement::contract::OutMessage;
 use cocoon_settlement::devnet::{Devnet, faucet};
 use cocoon_settlement::wallet::Wallet;
@@ -91,19 +91,6 @@ impl World {
             return Err(nobody());
         }
         sent
-    }
-
-    /// All transactions of an account, oldest first.
-    pub(crate) async fn transactions(&self, account: TonAddress) -> Vec<TransactionSummary> {
-        let mut all: Vec<TransactionSummary> = Vec::new();
-        loop {
-            let after = all.last().map_or(0, |one| one.lt);
-            let page = self.chain.transactions(account, after, 100).await.unwrap();
-            if page.is_empty() {
-                return all;
-            }
-            all.extend(page);
-        }
     }
 
     /// Signs and sends messages of a wallet. `Ok` says nothing about whether they arrived.
