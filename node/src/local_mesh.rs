@@ -319,10 +319,22 @@ impl Launcher {
     /// # Errors
     /// If it does not start.
     pub fn devnet(&self) -> Result<(Process, String), MeshError> {
+        self.devnet_listening("127.0.0.1:0")
+    }
+
+    /// Starts the chain of this directory again, where it was.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn devnet_at(&self, url: &str) -> Result<(Process, String), MeshError> {
+        self.devnet_listening(url.trim_start_matches("http://"))
+    }
+
+    fn devnet_listening(&self, listen: &str) -> Result<(Process, String), MeshError> {
         let data_dir = self.directory.join("devnet");
         let mut command = self.command();
         command
-            .args(["devnet", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["devnet", "--listen", listen, "--data-dir"])
             .arg(&data_dir);
         let (process, url) =
             Process::start(&self.binary, "devnet", data_dir.clone(), &mut command)?;
