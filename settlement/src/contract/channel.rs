@@ -1,6 +1,6 @@
 //! The payment channel of one (client, worker) pair. Protocol, states and exit codes: `contracts/channel.tolk`.
 
-use cocoon_protocol::voucher::SignedVoucher;
+use cocoon_protocol::voucher::{SignedRelease, SignedVoucher, VOUCHER_VERSION};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
@@ -13,8 +13,8 @@ use super::encoding::{
 use super::message::{OutMessage, external};
 use crate::chain::{AccountStatus, Chain, ChainError};
 
-/// Version of the contract and of the bytes a voucher signs.
-pub const CONTRACT_VERSION: u8 = 1;
+/// Version of the contract and of the bytes that vouchers and releases sign.
+pub const CONTRACT_VERSION: u8 = VOUCHER_VERSION;
 /// Smallest claim the contract takes (`MIN_CLAIM` in its source).
 pub const MIN_CLAIM: NanoTon = NanoTon::from_nano(5_000_000);
 /// What is kept in a channel for rent (`RESERVE` in its source).
@@ -26,6 +26,7 @@ const OP_TOP_UP: u32 = 0x746f_7031;
 const OP_START_CLOSE: u32 = 0x636c_7331;
 const OP_FINISH: u32 = 0x6669_6e31;
 const OP_CLAIM: u32 = 0x636c_6d31;
+const OP_RELEASE: u32 = 0x7265_6c31;
 
 /// What a channel is deployed with and never changes. It decides the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,9 +223,28 @@ pub fn finish_message(channel: TonAddress) -> Result<OutMessage, ChainError> {
     Ok(OutMessage::call(channel, CLOSE_FEE, body(OP_FINISH)?))
 }
 
+/// Closes at once, with the client's signature: the worker gets what the release says less what it has claimed, the
+/// client everything else, and nothing is left but the reserve. Only the worker's wallet may send it. What the coins
+/// sent along do not pay of gas and messages (0.0006 TON at 2026 prices) comes back with the payout.
+pub fn release_message(release: &SignedRelease) -> Result<OutMessage, ChainError> {
+    let build = || {
+        let mut body = CellBuilder::new();
+        body.store_u32(OP_RELEASE)?;
+        body.store_u64(0)?;
+        store_coins(&mut body, release.release.cumulative)?;
+        body.store_raw(&release.signature, 512)?;
+        body.build()
+    };
+    Ok(OutMessage::call(
+        release.release.channel,
+        CLOSE_FEE,
+        build().map_err(encoding("release"))?,
+    ))
+}
+
 /// The external message that claims a voucher, as a bag of cells. It needs no wallet and no key: the voucher speaks.
 ///
-/// The worker receives the newly claimed amount less the fees: 0.000420003 TON at the devnet's prices. The exact
+/// The worker receives the newly claimed amount less the fees: 0.000426669 TON at the devnet's prices. The exact
 /// amount is the `value` of the one transfer in the channel's transaction.
 pub fn claim_message(voucher: &SignedVoucher) -> Result<Vec<u8>, ChainError> {
     let build = || {

@@ -18,7 +18,8 @@ use crate::chain::ChainError;
 
 pub use channel::{
     CHANNEL_RESERVE, CONTRACT_VERSION, ChannelState, ChannelTerms, MIN_CLAIM, claim_message,
-    fetch_channel, finish_message, open_message, start_close_message, top_up_message,
+    fetch_channel, finish_message, open_message, release_message, start_close_message,
+    top_up_message,
 };
 pub use ledger_contract::{
     Commit, KEPT_ROOTS, LEDGER_RESERVE, LedgerState, LedgerTerms, commit_message,
@@ -38,6 +39,10 @@ pub mod channel_exit {
     pub const DUST: i32 = 112;
     pub const ALREADY_CLOSING: i32 = 113;
     pub const FINISHED: i32 = 114;
+    pub const WORKCHAIN: i32 = 115;
+    pub const NOT_WORKER: i32 = 116;
+    pub const BAGGAGE: i32 = 117;
+    pub const FEE: i32 = 118;
     pub const UNKNOWN_OP: i32 = 0xffff;
 }
 
@@ -51,6 +56,8 @@ pub mod ledger_exit {
     pub const SEQNO: i32 = 112;
     pub const EXPIRED: i32 = 113;
     pub const REGRESS: i32 = 114;
+    pub const WORKCHAIN: i32 = 115;
+    pub const BAGGAGE: i32 = 117;
     pub const UNKNOWN_OP: i32 = 0xffff;
 }
 

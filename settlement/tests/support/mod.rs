@@ -8,7 +8,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use cocoon_protocol::voucher::{SignedVoucher, Voucher};
+use cocoon_protocol::voucher::{Release, SignedRelease, SignedVoucher, Voucher};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
 use cocoon_settlement::chain::{Chain, ChainError, LocalChain, TransactionSummary};
 use cocoon_settlement::contract::{
@@ -101,6 +101,14 @@ impl Scene {
 
     pub fn voucher(&self, cumulative: NanoTon) -> SignedVoucher {
         Voucher {
+            channel: self.channel,
+            cumulative,
+        }
+        .sign(&self.voucher_key, GLOBAL_ID)
+    }
+
+    pub fn release(&self, cumulative: NanoTon) -> SignedRelease {
+        Release {
             channel: self.channel,
             cumulative,
         }
