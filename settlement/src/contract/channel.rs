@@ -2,16 +2,15 @@
 
 use cocoon_protocol::voucher::{SignedRelease, SignedVoucher, VOUCHER_VERSION};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
-use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::models::StateInit;
 
-use super::channel_code;
 use super::encoding::{
-    address_of, digest, encoding, load_address, load_coins, state_init, store_address, store_coins,
+    address_of, encoding, load_address, load_coins, state_init, store_address, store_coins,
 };
 use super::message::{OutMessage, external};
-use crate::chain::{AccountStatus, Chain, ChainError};
+use super::{account, channel_code};
+use crate::chain::{Chain, ChainError};
 
 /// Version of the contract and of the bytes that vouchers and releases sign.
 pub const CONTRACT_VERSION: u8 = VOUCHER_VERSION;
@@ -116,41 +115,19 @@ pub async fn fetch_channel(
     chain: &dyn Chain,
     address: TonAddress,
 ) -> Result<Option<ChannelState>, ChainError> {
-    const EXPECTED: &str = "channel";
-    let Some(account) = chain.account(address).await? else {
+    let Some(found) = account::fetch(chain, address, channel_code()?, "channel").await? else {
         return Ok(None);
     };
-    if account.status != AccountStatus::Active {
-        return Ok(None);
-    }
-    let (Some(code_hash), Some(data)) = (account.code_hash, account.data) else {
-        return Ok(None);
-    };
-    if code_hash != digest(channel_code()?.repr_hash()) {
-        return Err(ChainError::ForeignCode {
-            address,
-            expected: EXPECTED,
-            code_hash,
-        });
-    }
-    let bad = |reason: String| ChainError::BadData {
-        address,
-        expected: EXPECTED,
-        reason,
-    };
-    let cell = Boc::decode(&data).map_err(|error| bad(error.to_string()))?;
-    let stored = decode(&cell).map_err(|error| bad(error.to_string()))?;
-    if stored.terms.address()? != address {
-        return Err(bad("the terms belong to another address".to_owned()));
-    }
+    let stored = found.read(decode)?;
+    found.belongs_to(stored.terms.address()?)?;
     Ok(Some(ChannelState {
         address,
         terms: stored.terms,
-        balance: account.balance,
+        balance: found.balance,
         claimed: stored.claimed,
         close_at: (stored.close_at != 0).then_some(stored.close_at),
         finished: stored.finished,
-        last_lt: account.last_lt,
+        last_lt: found.last_lt,
     }))
 }
 

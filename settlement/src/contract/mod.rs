@@ -3,10 +3,12 @@
 //! What they *do* is written in `contracts/*.tolk` and executed by a TVM; nothing of it is repeated here. The compiled
 //! code is committed next to the sources and pinned by hash, and an account with any other code is refused.
 
+mod account;
 mod channel;
 pub(crate) mod encoding;
 mod ledger_contract;
 mod message;
+mod opener;
 
 use std::sync::LazyLock;
 
@@ -27,6 +29,10 @@ pub use ledger_contract::{
 };
 pub use message::OutMessage;
 pub(crate) use message::external as external_message;
+pub use opener::{
+    MAX_OPENER_ITEMS, MIN_OPENER_ITEM, OPENER_RESERVE, OpenerItem, OpenerNotice, OpenerState,
+    OpenerTerms, Refusal, fetch_opener, open_many_message, refusals,
+};
 
 /// Exit codes of the channel contract, as its source names them.
 pub mod channel_exit {
@@ -61,10 +67,20 @@ pub mod ledger_exit {
     pub const UNKNOWN_OP: i32 = 0xffff;
 }
 
+/// Exit codes of the opener contract, as its source names them.
+pub mod opener_exit {
+    pub const NOT_OWNER: i32 = 108;
+    pub const DUST: i32 = 112;
+    pub const TOO_MANY: i32 = 119;
+    pub const UNKNOWN_OP: i32 = 0xffff;
+}
+
 static CHANNEL_CODE: LazyLock<Option<Cell>> =
     LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/channel.boc")).ok());
 static LEDGER_CODE: LazyLock<Option<Cell>> =
     LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/ledger.boc")).ok());
+static OPENER_CODE: LazyLock<Option<Cell>> =
+    LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/opener.boc")).ok());
 
 /// Code of the channel contract.
 pub(crate) fn channel_code() -> Result<Cell, ChainError> {
@@ -74,6 +90,11 @@ pub(crate) fn channel_code() -> Result<Cell, ChainError> {
 /// Code of the ledger contract.
 pub(crate) fn ledger_code() -> Result<Cell, ChainError> {
     committed(&LEDGER_CODE)
+}
+
+/// Code of the opener contract.
+pub(crate) fn opener_code() -> Result<Cell, ChainError> {
+    committed(&OPENER_CODE)
 }
 
 fn committed(code: &LazyLock<Option<Cell>>) -> Result<Cell, ChainError> {
@@ -91,4 +112,9 @@ pub fn channel_code_hash() -> Result<Digest, ChainError> {
 /// Hash of the ledger's code.
 pub fn ledger_code_hash() -> Result<Digest, ChainError> {
     Ok(encoding::digest(ledger_code()?.repr_hash()))
+}
+
+/// Hash of the opener's code.
+pub fn opener_code_hash() -> Result<Digest, ChainError> {
+    Ok(encoding::digest(opener_code()?.repr_hash()))
 }
