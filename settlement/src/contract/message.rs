@@ -79,6 +79,12 @@ impl OutMessage {
         Self { value, ..self }
     }
 
+    /// The same message with other words.
+    #[must_use]
+    pub fn with_body(self, body: Cell) -> Self {
+        Self { body, ..self }
+    }
+
     /// What it says.
     pub fn body(&self) -> &Cell {
         &self.body

@@ -6,9 +6,11 @@
 mod account;
 mod channel;
 pub(crate) mod encoding;
+pub mod getters;
 mod ledger_contract;
 mod message;
 mod opener;
+pub mod registry;
 
 use std::sync::LazyLock;
 
@@ -75,12 +77,28 @@ pub mod opener_exit {
     pub const UNKNOWN_OP: i32 = 0xffff;
 }
 
+/// Exit codes of the registry contract, as its source names them.
+pub mod registry_exit {
+    pub const SIGNATURE: i32 = 105;
+    pub const TOO_EARLY: i32 = 109;
+    pub const SEQNO: i32 = 112;
+    pub const EXPIRED: i32 = 113;
+    pub const REGRESS: i32 = 114;
+    pub const WORKCHAIN: i32 = 115;
+    pub const TOO_MANY: i32 = 119;
+    pub const NOT_PENDING: i32 = 120;
+    pub const MALFORMED: i32 = 121;
+    pub const UNKNOWN_OP: i32 = 0xffff;
+}
+
 static CHANNEL_CODE: LazyLock<Option<Cell>> =
     LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/channel.boc")).ok());
 static LEDGER_CODE: LazyLock<Option<Cell>> =
     LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/ledger.boc")).ok());
 static OPENER_CODE: LazyLock<Option<Cell>> =
     LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/opener.boc")).ok());
+static REGISTRY_CODE: LazyLock<Option<Cell>> =
+    LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/registry.boc")).ok());
 
 /// Code of the channel contract.
 pub(crate) fn channel_code() -> Result<Cell, ChainError> {
@@ -95,6 +113,11 @@ pub(crate) fn ledger_code() -> Result<Cell, ChainError> {
 /// Code of the opener contract.
 pub(crate) fn opener_code() -> Result<Cell, ChainError> {
     committed(&OPENER_CODE)
+}
+
+/// Code of the registry contract.
+pub(crate) fn registry_code() -> Result<Cell, ChainError> {
+    committed(&REGISTRY_CODE)
 }
 
 fn committed(code: &LazyLock<Option<Cell>>) -> Result<Cell, ChainError> {
@@ -117,4 +140,9 @@ pub fn ledger_code_hash() -> Result<Digest, ChainError> {
 /// Hash of the opener's code.
 pub fn opener_code_hash() -> Result<Digest, ChainError> {
     Ok(encoding::digest(opener_code()?.repr_hash()))
+}
+
+/// Hash of the registry's code.
+pub fn registry_code_hash() -> Result<Digest, ChainError> {
+    Ok(encoding::digest(registry_code()?.repr_hash()))
 }
