@@ -60,7 +60,7 @@ pub struct ChannelState {
 }
 
 impl ChannelState {
-    /// What the deposit can still pay. Rent takes about 0.0007 TON a year from it; the contract has room for that and
+    /// What the deposit can still pay. Rent takes about 0.001 TON a year from it; the contract has room for that and
     /// for the import fee of claims.
     pub fn available(&self) -> NanoTon {
         if self.finished {
