@@ -15,6 +15,7 @@ mod ledger;
 mod machine;
 mod opener;
 mod registry;
+mod size;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

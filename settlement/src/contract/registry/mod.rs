@@ -3,6 +3,8 @@
 
 mod change;
 mod heads;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -210,7 +212,7 @@ impl Governance {
     }
 }
 
-/// Deploys a registry that begins with these rules, with coins for its rent: 0.08 TON a year when it is full.
+/// Deploys a registry that begins with these rules, with coins for its rent: 0.05 TON a year when it is full.
 pub fn deploy_registry_message(
     governance: &Governance,
     value: NanoTon,
