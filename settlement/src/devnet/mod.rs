@@ -15,7 +15,7 @@ mod block;
 mod execution;
 mod genesis;
 mod network;
-mod report;
+pub(crate) mod report;
 mod server;
 mod storage;
 
@@ -26,15 +26,14 @@ use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use serde::{Deserialize, Serialize};
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, CellFamily, Load, Store};
-use tycho_types::dict::Dict;
 use tycho_types::models::{MsgInfo, OwnedMessage, ShardAccount};
-use tycho_vm::{VmCaller, VmGetterArgs, VmGetterError};
 
 use self::block::{BlockBuilder, block_hash};
 use self::execution::{BlockContext, broken, carried};
 use self::network::Network;
 use self::storage::{ACCOUNTS, Batch, IN_FLIGHT, META, Scan, Storage};
-use crate::chain::wire::{MAX_STACK_ARGS, MAX_TRANSACTIONS_PER_PAGE};
+use crate::chain::getter;
+use crate::chain::wire::MAX_TRANSACTIONS_PER_PAGE;
 use crate::chain::{
     AccountState, BlockRef, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
 };
@@ -53,8 +52,6 @@ pub const MAX_EXTERNAL_BYTES: usize = 65_535;
 pub const MAX_WAITING_EXTERNALS: usize = 1024;
 /// What is left over waits for the next block.
 pub const MAX_TRANSACTIONS_PER_BLOCK: usize = 4096;
-/// Longest name of a get method.
-const MAX_METHOD_NAME: usize = 128;
 /// Logical time a block starts at is a multiple of this, as on TON.
 const LT_PER_BLOCK: u64 = 1_000_000;
 
@@ -231,49 +228,18 @@ impl Devnet {
         method: &str,
         args: &[StackItem],
     ) -> Result<MethodResult, ChainError> {
-        if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
-            return Err(ChainError::Encoding {
-                what: "get method call",
-                reason: format!(
-                    "at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"
-                ),
-            });
-        }
         let account = self
             .shard_account(address)?
             .load_account()
             .map_err(broken("account"))?;
         let account = account.ok_or(ChainError::NoContract { address })?;
-        let arguments = args
-            .iter()
-            .map(|item| report::to_vm(item, 0))
-            .collect::<Result<Vec<_>, _>>()?;
-        let caller = VmCaller {
-            libraries: Dict::new(),
-            behaviour_modifiers: Default::default(),
-            config: self.network.getters.clone(),
+        let call = getter::Call {
+            address,
+            method,
+            args,
+            unix: self.meta.head.unix,
         };
-        let mut conditions = VmGetterArgs::default();
-        conditions.now = self.meta.head.unix;
-        let output = caller
-            .call_getter_ext(&account, method, arguments, &conditions, None)
-            .map_err(|error| match error {
-                VmGetterError::NoCode => ChainError::NoContract { address },
-                VmGetterError::InvalidConfig(error) => ChainError::Internal {
-                    reason: error.to_string(),
-                },
-            })?;
-        if !output.success {
-            return Err(ChainError::GetMethod {
-                address,
-                method: method.to_owned(),
-                exit_code: output.exit_code,
-            });
-        }
-        Ok(MethodResult {
-            stack: report::stack(&output.stack)?,
-            gas_used: output.gas_used,
-        })
+        getter::run(&account, &self.network.getters, &call)
     }
 
     /// Takes an external message (bag of cells) for the next block if its account accepts it now. It may still be

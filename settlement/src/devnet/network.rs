@@ -5,18 +5,16 @@
 use tycho_executor::ParsedConfig;
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
-use tycho_types::dict::{Dict, RawDict};
+use tycho_types::dict::RawDict;
 use tycho_types::error::Error;
-use tycho_types::models::{BlockchainConfig, BlockchainConfigParams, ConfigParam0, StoragePrices};
+use tycho_types::models::{BlockchainConfig, BlockchainConfigParams, ConfigParam0};
 
-use crate::chain::{ChainError, Prices};
+use crate::chain::{ChainError, Prices, getter};
 
 const PARAMETERS: &[u8] = include_bytes!("../../contracts/config/devnet.boc");
 
 /// ConfigParam 12, the workchains.
 const WORKCHAINS: u32 = 12;
-/// ConfigParam 18, the prices of storage over time.
-const STORAGE_PRICES: u32 = 18;
 /// `workchain_v2#a7`, which tycho-types 0.3.6 does not know, is `workchain#a6` and this many bits.
 const WORKCHAIN_V2_EXTRA_BITS: u16 = 132;
 
@@ -59,42 +57,14 @@ impl Network {
             params: params.clone(),
         };
 
-        // The getter looks for the newest storage price by walking the dictionary backwards, which tycho-types 0.3.6
-        // gets wrong once there are two; so it sees the newest one alone.
-        if let Some(newest) = parsed.storage_prices.last().copied() {
-            let mut only: Dict<u32, StoragePrices> = Dict::new();
-            only.set(newest.utime_since, newest)?;
-            params.set_raw(STORAGE_PRICES, only.into_root().ok_or(Error::InvalidData)?)?;
-        }
-        let prices = prices(&params)?;
+        let prices = getter::prices(&params)?;
+        let params = getter::parameters(&params)?;
         Ok(Self {
             parsed,
             getters: params,
             prices,
         })
     }
-}
-
-/// What the base chain charges.
-fn prices(params: &BlockchainConfigParams) -> Result<Prices, Error> {
-    let gas = params.get_gas_prices(false)?;
-    let message = params.get_msg_forward_prices(false)?;
-    let storage = params
-        .get_storage_prices()?
-        .iter()
-        .last()
-        .ok_or(Error::InvalidData)??
-        .1;
-    Ok(Prices {
-        gas: gas.gas_price,
-        flat_gas_limit: gas.flat_gas_limit,
-        flat_gas_price: gas.flat_gas_price,
-        message: message.lump_price,
-        message_bit: message.bit_price,
-        message_cell: message.cell_price,
-        storage_bit: storage.bit_price_ps,
-        storage_cell: storage.cell_price_ps,
-    })
 }
 
 /// The workchains, each written the way tycho-types reads them.
