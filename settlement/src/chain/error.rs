@@ -82,6 +82,9 @@ pub enum ChainError {
         exit_code: Option<i32>,
         action_result: Option<i32>,
     },
+    /// A devnet's directory that this program cannot continue.
+    #[error("the devnet in {directory} cannot be continued: {reason}")]
+    Directory { directory: String, reason: String },
     /// The server failed inside; its log says more.
     #[error("the chain failed inside: {reason}")]
     Internal { reason: String },
