@@ -29,7 +29,7 @@ async fn the_faucet_holds_everything_at_genesis() {
         devnet::faucet().unwrap().balance(&chain).await.unwrap(),
         MINTED
     );
-    assert_eq!(chain.head().await.unwrap().seqno, 0);
+    assert_eq!(chain.head().await.unwrap().seqno, 1, "the key block");
     assert_eq!(chain.global_id().await.unwrap(), GLOBAL_ID);
     let supply = chain.devnet().supply().unwrap();
     assert_eq!((supply.balances, supply.collected), (MINTED.nano(), 0));
@@ -50,8 +50,8 @@ async fn empty_blocks_bring_new_beacons() {
         );
     }
     assert!(matches!(
-        chain.block(6),
-        Err(ChainError::NoSuchBlock { seqno: 6 })
+        chain.block(7),
+        Err(ChainError::NoSuchBlock { seqno: 7 })
     ));
     assert_eq!(
         chain.advance(1).unwrap().unix,

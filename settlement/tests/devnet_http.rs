@@ -114,9 +114,9 @@ async fn a_paused_chain_makes_blocks_only_when_told() {
     let chain = &running.client;
     assert!(chain.info().await.unwrap().paused);
     let before = chain.head().await.unwrap();
-    assert_eq!(before.seqno, 0);
+    assert_eq!(before.seqno, 1);
     let after = chain.advance(3, 1000).await.unwrap();
-    assert_eq!(after.seqno, 3);
+    assert_eq!(after.seqno, 4);
     assert!(after.unix >= before.unix + 1000);
     assert!(!chain.resume().await.unwrap().paused);
     while chain.head().await.unwrap().seqno < 6 {
@@ -213,7 +213,7 @@ async fn bad_requests_get_an_answer_and_leave_the_server_alive() {
             "{body}"
         );
     }
-    assert_eq!(running.client.head().await.unwrap().seqno, 0);
+    assert_eq!(running.client.head().await.unwrap().seqno, 1);
     running.stop().await;
 }
 

@@ -98,6 +98,9 @@ pub enum ChainError {
     /// An account has more transactions than one call walks back over; ask from a later one on.
     #[error("{account} has more than {walked} transactions after the one named")]
     HistoryTooLong { account: TonAddress, walked: usize },
+    /// A devnet's directory that this program cannot continue.
+    #[error("the devnet in {directory} cannot be continued: {reason}")]
+    Directory { directory: String, reason: String },
     /// The server failed inside; its log says more.
     #[error("the chain failed inside: {reason}")]
     Internal { reason: String },

@@ -1,0 +1,271 @@
+//! What the chain tells about itself.
+
+use std::collections::VecDeque;
+
+use cocoon_protocol::TonAddress;
+use tokio::sync::watch;
+use tycho_types::boc::Boc;
+use tycho_types::cell::{Cell, HashBytes};
+use tycho_types::dict::Dict;
+use tycho_types::models::{Account, ShardAccount};
+use tycho_vm::{VmCaller, VmGetterArgs, VmGetterError};
+
+use super::execution::{self, broken, carried};
+use super::record::{BlockRecord, Place, Split};
+use super::storage::{self, ACCOUNTS, IN_FLIGHT, Scan};
+use super::{Devnet, GLOBAL_ID, MINTED, decode_account, decode_json, report};
+use crate::chain::wire::{MAX_STACK_ARGS, MAX_TRANSACTIONS_PER_PAGE};
+use crate::chain::{
+    AccountState, BlockRef, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
+};
+
+/// Longest name of a get method.
+const MAX_METHOD_NAME: usize = 128;
+
+impl Devnet {
+    /// See [`Chain::global_id`](crate::chain::Chain::global_id).
+    pub fn global_id(&self) -> i32 {
+        GLOBAL_ID
+    }
+
+    /// See [`Chain::prices`](crate::chain::Chain::prices).
+    pub fn prices(&self) -> Prices {
+        self.network.prices
+    }
+
+    /// The newest block of the masterchain.
+    pub fn head(&self) -> BlockRef {
+        self.tip.record.reference()
+    }
+
+    /// Seconds by which the chain's clock is ahead of the machine's.
+    pub fn clock_ahead(&self) -> u32 {
+        self.meta.clock_ahead
+    }
+
+    /// The masterchain block with this number. Number 0 is the zero state, which is no block but has a hash too.
+    pub fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
+        Ok(self.record(seqno)?.reference())
+    }
+
+    /// Follows the newest block's number.
+    pub fn watch_head(&self) -> watch::Receiver<u32> {
+        self.heads.subscribe()
+    }
+
+    pub(super) fn record(&self, seqno: u32) -> Result<BlockRecord, ChainError> {
+        if seqno == self.tip.record.seqno {
+            return Ok(self.tip.record);
+        }
+        // What is above the head was never written; after a crash in the very first block it may have been.
+        let bytes = (seqno < self.tip.record.seqno)
+            .then(|| self.storage.get(&storage::record_key(seqno)))
+            .transpose()?
+            .flatten()
+            .ok_or(ChainError::NoSuchBlock { seqno })?;
+        decode_json(&bytes)
+    }
+
+    /// The bytes of a block; with number 0, of a zero state.
+    pub(super) fn block_bytes(&self, place: Place, seqno: u32) -> Result<Vec<u8>, ChainError> {
+        self.storage
+            .get(&storage::block_key(place, seqno))?
+            .ok_or(ChainError::NoSuchBlock { seqno })
+    }
+
+    /// The root cell of a block.
+    pub(super) fn block_root(&self, place: Place, seqno: u32) -> Result<Cell, ChainError> {
+        Boc::decode(self.block_bytes(place, seqno)?).map_err(|error| ChainError::Internal {
+            reason: format!("block {seqno}: {error}"),
+        })
+    }
+
+    /// The states after a block, while they are kept.
+    pub(super) fn states(&self, seqno: u32) -> Option<&Split<Cell>> {
+        let oldest = self.retained.front()?.seqno;
+        let index = usize::try_from(seqno.checked_sub(oldest)?).ok()?;
+        VecDeque::get(&self.retained, index).map(|retained| &retained.states)
+    }
+
+    /// An account; `None` where nothing ever arrived.
+    pub fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError> {
+        report::account(&self.shard_account(address)?).map_err(broken("account"))
+    }
+
+    pub(super) fn shard_account(&self, address: TonAddress) -> Result<ShardAccount, ChainError> {
+        let Some(place) = Place::of(address.workchain) else {
+            return execution::no_account();
+        };
+        let found = self
+            .tip
+            .accounts
+            .get(place)
+            .get(HashBytes(address.hash))
+            .map_err(broken("account"))?;
+        match found {
+            Some((_, account)) => Ok(account),
+            None => execution::no_account(),
+        }
+    }
+
+    /// The newest transactions of an account up to logical time `lt`, newest first, with the blocks they are in.
+    pub(super) fn transactions_back(
+        &self,
+        address: TonAddress,
+        mut lt: u64,
+        limit: usize,
+    ) -> Result<Vec<(u32, Cell)>, ChainError> {
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let Some(value) = self.storage.get(&storage::transaction_key(address, lt))? else {
+                break;
+            };
+            let (block, cell) = stored_transaction(&value)?;
+            lt = cell
+                .parse::<tycho_types::models::Transaction>()
+                .map_err(broken("transaction"))?
+                .prev_trans_lt;
+            found.push((block, cell));
+        }
+        Ok(found)
+    }
+
+    /// Transactions of an account after `after_lt`, oldest first.
+    pub fn transactions(
+        &self,
+        address: TonAddress,
+        after_lt: u64,
+        limit: u16,
+    ) -> Result<Vec<TransactionSummary>, ChainError> {
+        let limit = usize::from(limit.min(MAX_TRANSACTIONS_PER_PAGE));
+        let mut page = Vec::new();
+        if limit == 0 {
+            return Ok(page);
+        }
+        let prefix = storage::transactions_prefix(address);
+        self.storage.scan(
+            &prefix,
+            &storage::transaction_key(address, after_lt),
+            |_, value| {
+                let (block, cell) = stored_transaction(value)?;
+                page.push(
+                    report::transaction(address, block, &cell).map_err(broken("transaction"))?,
+                );
+                Ok(if page.len() < limit {
+                    Scan::On
+                } else {
+                    Scan::Stop
+                })
+            },
+        )?;
+        Ok(page)
+    }
+
+    /// Runs a get method on the newest state.
+    pub fn get_method(
+        &self,
+        address: TonAddress,
+        method: &str,
+        args: &[StackItem],
+    ) -> Result<MethodResult, ChainError> {
+        if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
+            return Err(ChainError::Encoding {
+                what: "get method call",
+                reason: format!(
+                    "at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"
+                ),
+            });
+        }
+        let account = self
+            .shard_account(address)?
+            .load_account()
+            .map_err(broken("account"))?;
+        let account = account.ok_or(ChainError::NoContract { address })?;
+        let arguments = args
+            .iter()
+            .map(|item| report::to_vm(item, 0))
+            .collect::<Result<Vec<_>, _>>()?;
+        let output = self.call(address, &account, method, arguments, self.tip.record.unix)?;
+        if !output.success {
+            return Err(ChainError::GetMethod {
+                address,
+                method: method.to_owned(),
+                exit_code: output.exit_code,
+            });
+        }
+        Ok(MethodResult {
+            stack: report::stack(&output.stack)?,
+            gas_used: output.gas_used,
+        })
+    }
+
+    /// Runs a get method of an account at a time.
+    pub(super) fn call(
+        &self,
+        address: TonAddress,
+        account: &Account,
+        method: impl tycho_vm::VmGetterMethodId,
+        arguments: Vec<tycho_vm::RcStackValue>,
+        unix: u32,
+    ) -> Result<tycho_vm::VmGetterOutput, ChainError> {
+        let caller = VmCaller {
+            libraries: Dict::new(),
+            behaviour_modifiers: Default::default(),
+            config: self.network.getters.clone(),
+        };
+        let mut conditions = VmGetterArgs::default();
+        conditions.now = unix;
+        caller
+            .call_getter_ext(account, method, arguments, &conditions, None)
+            .map_err(|error| match error {
+                VmGetterError::NoCode => ChainError::NoContract { address },
+                VmGetterError::InvalidConfig(error) => ChainError::Internal {
+                    reason: error.to_string(),
+                },
+            })
+    }
+
+    /// Where all coins are.
+    pub fn supply(&self) -> Result<Supply, ChainError> {
+        let overflow = || ChainError::Internal {
+            reason: "more coins than 2^64".to_owned(),
+        };
+        let mut balances = 0u64;
+        self.storage.scan(ACCOUNTS, ACCOUNTS, |_, value| {
+            let shard = decode_account(value)?;
+            let held = report::account(&shard)
+                .map_err(broken("account"))?
+                .map_or(0, |state| state.balance.nano());
+            balances = balances.checked_add(held).ok_or_else(overflow)?;
+            Ok(Scan::On)
+        })?;
+        let mut in_flight = 0u64;
+        self.storage.scan(IN_FLIGHT, IN_FLIGHT, |_, value| {
+            let cell = Boc::decode(value).map_err(|error| ChainError::Internal {
+                reason: error.to_string(),
+            })?;
+            let (value, fee) = carried(&cell).map_err(broken("message"))?;
+            in_flight = [value, fee]
+                .into_iter()
+                .try_fold(in_flight, |sum, part| sum.checked_add(part.nano()))
+                .ok_or_else(overflow)?;
+            Ok(Scan::On)
+        })?;
+        Ok(Supply {
+            minted: MINTED.nano(),
+            balances,
+            in_flight,
+            collected: self.tip.record.collected,
+        })
+    }
+}
+
+/// Number of the block and the transaction itself.
+fn stored_transaction(value: &[u8]) -> Result<(u32, Cell), ChainError> {
+    let broken = || ChainError::Internal {
+        reason: "chain store: transaction".to_owned(),
+    };
+    let (block, boc) = value.split_first_chunk::<4>().ok_or_else(broken)?;
+    let cell = Boc::decode(boc).map_err(|_| broken())?;
+    Ok((u32::from_be_bytes(*block), cell))
+}
