@@ -9,9 +9,9 @@ use crate::clock;
 use crate::directory::{Directory, ListWorkers};
 use crate::gateway::from_ask;
 use crate::gateway_port::{
-    AdminCommand, ChannelStatus, GatewayError, LogStatus, MAX_ATTESTATIONS, NodeStatus, NodeView,
-    Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, SettlementStatus, WorkerAttestation,
-    WorkerStanding, WorkerStatus,
+    AdminCommand, ChainServer, ChainStatus, ChannelStatus, GatewayError, LogStatus,
+    MAX_ATTESTATIONS, NodeStatus, NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey,
+    SettlementStatus, WorkerAttestation, WorkerStanding, WorkerStatus,
 };
 use crate::job::client::{MAX_ATTEMPTS, attempt_id};
 use crate::log_watch::{LogWatch, ViewLog};
@@ -238,6 +238,20 @@ impl View {
             status.wallet_balance_nanoton =
                 Some(account.map_or(0, |account| account.balance.nano()));
         }
+        // After the account was asked for: that is what shows how things stand.
+        status.chain = Some(ChainStatus {
+            standing: chain.standing(),
+            servers: chain
+                .servers()
+                .into_iter()
+                .map(|server| ChainServer {
+                    address: server.address,
+                    seqno: server.seqno,
+                    latency_ms: server.latency_ms,
+                    demoted: server.demoted.map(|why| why.to_string()),
+                })
+                .collect(),
+        });
     }
 
     async fn add_books(&self, status: &mut NodeStatus) -> Result<(), GatewayError> {

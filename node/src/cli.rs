@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::build_info;
 use crate::command::{
     CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, doctor, gpu, guest, log,
-    model, policy, receipt, run, status, vault, verify,
+    model, policy, receipt, run, status, vault, verify, wallet,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -54,6 +54,8 @@ pub enum Command {
     Gpu(gpu::GpuArgs),
     /// Keep a model secret: encrypt it, and release its key to attested guests only
     Vault(vault::VaultArgs),
+    /// Make, import, show and use the node's wallet
+    Wallet(wallet::WalletArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Look at Intel's collateral, fetch it, hand it to a node
@@ -91,6 +93,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Guest(args) => guest::run(args),
         Command::Gpu(args) => gpu::run(args),
         Command::Vault(args) => vault::run(args),
+        Command::Wallet(args) => wallet::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Collateral(args) => collateral::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -31,7 +31,7 @@ pub use submission::{
     MAX_MODEL_NAME_BYTES, MAX_SUBMISSION_BYTES, Role, SubmissionError,
 };
 pub use view::{
-    AdminCommand, BeaconReference, ChannelStatus, LogStatus, MAX_ATTESTATIONS, NodeStatus,
+    AdminCommand, BeaconReference, ChainServer, ChainStatus, ChannelStatus, LogStatus, MAX_ATTESTATIONS, NodeStatus,
     NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, SettlementStatus,
     WorkerAttestation, WorkerStanding, WorkerStatus,
 };

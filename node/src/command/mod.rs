@@ -18,6 +18,7 @@ pub mod run;
 pub mod status;
 pub mod vault;
 pub mod verify;
+pub mod wallet;
 
 use std::process::ExitCode;
 
@@ -119,6 +120,9 @@ pub enum CommandError {
         /// In words.
         why: String,
     },
+    /// A wallet's key, words or receiver.
+    #[error(transparent)]
+    Wallet(#[from] wallet::WalletError),
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),

@@ -76,6 +76,19 @@ pub fn render(status: &NodeStatus) -> String {
             .map_or_else(|| "not read yet".to_owned(), ton);
         text.push_str(&format!("wallet {}: {balance}\n", plain(wallet)));
     }
+    if let Some(chain) = &status.chain {
+        let good = chain.servers.iter().filter(|s| s.demoted.is_none()).count();
+        text.push_str(&format!(
+            "chain: {}; {good} of {} liteservers in order\n",
+            plain(&chain.standing.to_string()),
+            chain.servers.len(),
+        ));
+        for server in &chain.servers {
+            if let Some(why) = &server.demoted {
+                text.push_str(&format!("  {}: {}\n", plain(&server.address), plain(why)));
+            }
+        }
+    }
     let ended: Vec<_> = status
         .ended_jobs
         .iter()

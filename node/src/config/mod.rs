@@ -51,7 +51,7 @@ pub struct Config {
     pub http_address: SocketAddr,
     /// Chat requests at once.
     pub max_jobs: u32,
-    /// Where the chain answers.
+    /// URL or path of TON's global configuration, or a devnet's bare address.
     pub chain_url: String,
     /// GGUF file, plain or sealed (worker).
     pub model_path: Option<PathBuf>,

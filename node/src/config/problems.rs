@@ -264,16 +264,22 @@ fn network(check: &mut Check<'_>, config: &Config) {
             "give one multiaddr of any node of the network with --bootstrap",
         );
     }
-    if joins
-        && !(config.chain_url.starts_with("http://") || config.chain_url.starts_with("https://"))
-    {
+    if joins && !names_a_global_config(&config.chain_url) {
         check.wrong(
             "chain_url",
             &config.chain_url,
-            "not an http(s) URL",
-            "for example http://127.0.0.1:8547, where `cocoon devnet` answers",
+            "neither an http(s) URL nor the path of a file",
+            "use TON's global configuration as a file or a URL, or http://127.0.0.1:8547, where `cocoon devnet` answers",
         );
     }
+}
+
+/// `localhost:8547` is meant as neither; a file has a directory or an ending.
+fn names_a_global_config(chain_url: &str) -> bool {
+    ["http://", "https://", "file://"]
+        .iter()
+        .any(|scheme| chain_url.starts_with(scheme))
+        || (!chain_url.contains("://") && (chain_url.contains('/') || chain_url.ends_with(".json")))
 }
 
 fn limits(check: &mut Check<'_>, config: &Config) {

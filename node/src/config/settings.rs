@@ -149,8 +149,9 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_jobs: Option<u32>,
-    /// Where the chain answers [default: http://127.0.0.1:8547]
-    #[arg(long, value_name = "URL")]
+    /// TON's global configuration, which names liteservers and the block that trust starts from; a devnet's bare address
+    /// means its own [default: http://127.0.0.1:8547]
+    #[arg(long, value_name = "URL|FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain_url: Option<String>,
     /// Worker: the model, a GGUF file, plain or sealed

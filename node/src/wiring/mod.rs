@@ -10,7 +10,7 @@
 
 mod actors;
 mod canary;
-mod chain;
+pub(crate) mod chain;
 pub(crate) mod engine;
 mod guest;
 pub(crate) mod keys;
@@ -409,7 +409,7 @@ fn multiaddrs(texts: &[String]) -> Result<Vec<libp2p::Multiaddr>, WiringError> {
 }
 
 /// A directory that only its owner can look into.
-fn make_private(directory: &Path) -> Result<(), WiringError> {
+pub(crate) fn make_private(directory: &Path) -> Result<(), WiringError> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let failed = |source| WiringError::Directory {
         path: directory.to_owned(),

@@ -11,6 +11,7 @@
 
 mod fees;
 mod friendly;
+mod key;
 mod mnemonic;
 mod version;
 
@@ -30,6 +31,7 @@ use crate::contract::encoding::{address_of, digest};
 use crate::contract::external_message;
 
 pub use friendly::{BadAddress, friendly, parse as parse_address};
+pub use key::WalletKey;
 pub use mnemonic::{Mnemonic, MnemonicError, WORDS};
 pub use version::{UnknownVersion, WalletVersion};
 
@@ -162,6 +164,14 @@ impl Wallet {
             .account(self.address)
             .await?
             .map_or(NanoTon::ZERO, |account| account.balance))
+    }
+
+    /// Coins for somebody; with `bounce` they come back where nothing takes them.
+    #[must_use]
+    pub fn payment(to: TonAddress, value: NanoTon, bounce: bool) -> OutMessage {
+        let mut message = OutMessage::transfer(to, value);
+        message.bounce = bounce;
+        message
     }
 
     /// Signs and sends messages, and waits for the wallet's transaction. The receivers' transactions follow from its

@@ -7,7 +7,7 @@ use cocoon_protocol::Digest;
 use cocoon_protocol::units::NanoTon;
 use cocoon_settlement::chain::LocalChain;
 use cocoon_settlement::devnet::Devnet;
-use ed25519_dalek::SigningKey;
+use cocoon_settlement::wallet::WalletKey;
 
 use super::world::{COLLATERAL, DATA, MODEL, NOW_S, POLICY, QUOTE, World, df, ran};
 use crate::config::{Origin, Problem};
@@ -254,7 +254,11 @@ fn a_wallet_needs_a_little_money() {
     let mut world = World::healthy();
     let view = |wallet| {
         let head = World::healthy().chain.unwrap().head;
-        Some(ChainView { head, wallet })
+        Some(ChainView {
+            head,
+            wallet,
+            ..World::healthy().chain.unwrap()
+        })
     };
     let holds = |nano| {
         view(Some(Ok(Wallet {
@@ -281,7 +285,7 @@ fn a_wallet_needs_a_little_money() {
 async fn a_real_chain_is_asked_for_its_block_and_the_wallet() {
     let unix = u32::try_from(NOW_S).unwrap();
     let chain = LocalChain::instant(Devnet::in_memory(unix).unwrap());
-    let key = SigningKey::from_bytes(&[7; 32]);
+    let key = WalletKey::parse(&"07".repeat(32)).unwrap();
     let view = ChainView::of(&chain, Some(key)).await;
     assert!(view.head.unwrap().unix >= unix);
     let wallet = view.wallet.unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cocoon_protocol::Digest;
 use cocoon_protocol::units::{NanoTon, UnixMillis};
-use cocoon_settlement::chain::BlockRef;
+use cocoon_settlement::chain::{BlockRef, ChainStanding};
 
 use super::tiny;
 use crate::config::{Config, EvidenceSource, NodeRole, Problem};
@@ -127,6 +127,8 @@ impl World {
                     address: "0:ab".to_owned(),
                     balance: NanoTon::from_nano(NanoTon::PER_TON),
                 })),
+                standing: ChainStanding::Verified,
+                servers: Vec::new(),
             }),
             now_s: NOW_S,
             thorough: false,
