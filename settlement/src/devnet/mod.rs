@@ -19,7 +19,10 @@
 mod assemble;
 mod block;
 mod execution;
+mod explorer;
+mod faucet;
 mod genesis;
+mod liteserver;
 mod making;
 mod network;
 mod reading;
@@ -46,7 +49,12 @@ use self::state::{Facts, OldBlocks, Tip};
 use self::storage::{ACCOUNTS, Batch, META, RECORDS, Scan, Storage, VERSION};
 use crate::chain::ChainError;
 
+pub use faucet::MAX_GIFT;
 pub use genesis::{FAUCET_SEED, faucet};
+pub use liteserver::{
+    Faults, Fork, LITESERVER_SEED, Liteserver, MAX_CONNECTIONS, MAX_DELAY_MS, MAX_LINKS,
+    MAX_QUERIES_IN_FLIGHT, MAX_QUERY_BYTES, MAX_WAIT_MS, global_config,
+};
 pub use network::{VALIDATOR_SEED, validator_key};
 pub use server::{ServeConfig, serve};
 

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, HashBytes};
 use tycho_types::dict::Dict;
-use tycho_types::models::{Account, ShardAccount};
+use tycho_types::models::{Account, Block, ShardAccount};
 use tycho_vm::{VmCaller, VmGetterArgs, VmGetterError};
 
 use super::execution::{self, broken, carried};
@@ -159,6 +159,51 @@ impl Devnet {
             },
         )?;
         Ok(page)
+    }
+
+    /// The newest transactions of an account up to logical time `lt`, newest first.
+    pub(super) fn newest_transactions(
+        &self,
+        address: TonAddress,
+        lt: u64,
+        limit: usize,
+    ) -> Result<Vec<TransactionSummary>, ChainError> {
+        self.transactions_back(address, lt, limit)?
+            .iter()
+            .map(|(block, cell)| {
+                report::transaction(address, *block, cell).map_err(broken("transaction"))
+            })
+            .collect()
+    }
+
+    /// The first transactions of a block, in the order of accounts.
+    pub(super) fn transactions_in(
+        &self,
+        place: Place,
+        seqno: u32,
+        limit: usize,
+    ) -> Result<Vec<TransactionSummary>, ChainError> {
+        let root = self.block_root(place, seqno)?;
+        let read = || {
+            let block: Block = root.parse()?;
+            let mut found = Vec::new();
+            for entry in block.load_extra()?.account_blocks.load()?.iter() {
+                let (account, _, block) = entry?;
+                let address = TonAddress {
+                    workchain: place.of_address(),
+                    hash: account.0,
+                };
+                for transaction in block.transactions.iter() {
+                    if found.len() >= limit {
+                        return Ok(found);
+                    }
+                    let (_, _, cell) = transaction?;
+                    found.push(report::transaction(address, seqno, cell.inner())?);
+                }
+            }
+            Ok(found)
+        };
+        read().map_err(broken("block"))
     }
 
     /// Runs a get method on the newest state.

@@ -38,6 +38,14 @@ impl Place {
         self.shard().workchain()
     }
 
+    /// The number as addresses have it.
+    pub(super) fn of_address(self) -> i8 {
+        match self {
+            Self::Base => 0,
+            Self::Master => -1,
+        }
+    }
+
     pub(super) fn shard(self) -> ShardIdent {
         match self {
             Self::Base => ShardIdent::BASECHAIN,

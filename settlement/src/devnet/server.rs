@@ -1,28 +1,31 @@
 //! The devnet as a service: an HTTP interface on a listener, and a timer that makes blocks.
 //!
-//! The interface is described in `docs/devnet-api.md`. It has no authentication and is meant for loopback.
+//! The interface is described in `docs/devnet.md`. It has no authentication and is meant for loopback.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Json, Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::http::{StatusCode, Uri};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::Devnet;
+use super::{Devnet, Liteserver, explorer, global_config};
 use crate::chain::wire::{
-    self, AccountAnswer, AccountQuery, AdvanceRequest, BlockQuery, Envelope, Fault, Head,
-    MAX_BODY_BYTES, MethodRequest, SendAnswer, SendRequest, TransactionsQuery, WireError,
+    self, AccountAnswer, AccountQuery, AdvanceRequest, BlockQuery, Envelope, Fault, FaultRequest,
+    FaultsAnswer, GiftRequest, Head, KeyBlockRequest, MAX_BODY_BYTES, MethodRequest, SendAnswer,
+    SendRequest, TransactionQuery, TransactionsQuery, WireError,
 };
 use crate::chain::{ChainError, LocalChain};
 
@@ -30,6 +33,10 @@ use crate::chain::{ChainError, LocalChain};
 const MAX_CONCURRENT_CALLS: usize = 16;
 /// Most blocks one call may ask for.
 const MAX_BLOCKS_PER_ADVANCE: u32 = 1000;
+/// Most liteservers of one devnet.
+const MAX_LITESERVERS: usize = 16;
+/// Name of the global config, over HTTP and in the directory.
+const GLOBAL_CONFIG: &str = "global.config.json";
 /// Transactions of a page where the caller does not say.
 const DEFAULT_PAGE: u16 = 20;
 
@@ -40,17 +47,21 @@ pub struct ServeConfig {
     pub directory: PathBuf,
     /// Time between two blocks, empty or not. TON makes one about every 0.4 s since 2026.
     pub block_interval: Duration,
-    /// Whether to wait for `resume` or `advance` before the first block.
+    /// Whether to wait for `resume` or `advance` before the next block.
     pub start_paused: bool,
+    /// Where liteservers listen, one for each address; port 0 means any that is free. `GET /global.config.json` names
+    /// them, and so does the file of that name in the directory.
+    pub liteservers: Vec<SocketAddr>,
 }
 
 impl ServeConfig {
-    /// The default pace: a block every 400 ms.
+    /// The default pace, a block every 400 ms, and one liteserver on a free port of loopback.
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
             block_interval: Duration::from_millis(400),
             start_paused: false,
+            liteservers: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         }
     }
 }
@@ -60,6 +71,7 @@ struct Service {
     chain: LocalChain,
     paused: Arc<AtomicBool>,
     calls: Arc<Semaphore>,
+    liteservers: Arc<Vec<Liteserver>>,
 }
 
 /// Serves the chain in `config.directory` on `listener` until `shutdown` completes. Returns early only when the chain
@@ -77,8 +89,11 @@ pub async fn serve(
         })??;
     let head = devnet.head();
     tracing::info!(seqno = head.seqno, hash = %head.hash, "devnet open");
+    let chain = LocalChain::new(devnet);
+    let liteservers = listen(&chain, &config).await?;
     let service = Service {
-        chain: LocalChain::new(devnet),
+        chain,
+        liteservers: Arc::new(liteservers),
         paused: Arc::new(AtomicBool::new(config.start_paused)),
         calls: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
     };
@@ -103,6 +118,37 @@ pub async fn serve(
             Err(error)
         }
     }
+}
+
+/// Starts the liteservers and writes down where they are.
+async fn listen(chain: &LocalChain, config: &ServeConfig) -> Result<Vec<Liteserver>, ChainError> {
+    if config.liteservers.len() > MAX_LITESERVERS {
+        return Err(ChainError::Encoding {
+            what: "devnet",
+            reason: format!("at most {MAX_LITESERVERS} liteservers"),
+        });
+    }
+    let mut liteservers = Vec::new();
+    for (number, address) in (0u32..).zip(&config.liteservers) {
+        let liteserver = Liteserver::bind(chain.clone(), *address, number)
+            .await
+            .map_err(|error| ChainError::Unreachable {
+                endpoint: address.to_string(),
+                attempts: 1,
+                reason: format!("cannot listen there: {error}"),
+            })?;
+        tracing::info!(address = %liteserver.address(), "liteserver listens");
+        liteservers.push(liteserver);
+    }
+    let text = global_config(&chain.devnet(), &liteservers)?.to_string();
+    let path = config.directory.join(GLOBAL_CONFIG);
+    tokio::fs::write(&path, text)
+        .await
+        .map_err(|error| ChainError::Directory {
+            directory: config.directory.display().to_string(),
+            reason: format!("cannot write {GLOBAL_CONFIG}: {error}"),
+        })?;
+    Ok(liteservers)
 }
 
 /// Makes a block per tick; ends only with an error.
@@ -174,6 +220,7 @@ impl Service {
                 last: devnet.head(),
                 global_id: devnet.global_id(),
                 paused,
+                waiting: devnet.waiting(),
             })
         })
         .await
@@ -228,7 +275,16 @@ fn router(service: Service) -> Router {
             wire::PATH_RESUME,
             post(|State(service): State<Service>| set_paused(service, false)),
         )
-        .fallback(|| async { bad_request("no such call; see docs/devnet-api.md".to_owned()) })
+        .route("/global.config.json", get(config))
+        .route(wire::PATH_FAULT, get(faults).post(set_faults))
+        .route(wire::PATH_FAUCET, post(give))
+        .route(wire::PATH_KEY_BLOCK, post(key_block))
+        .route("/", get(home))
+        .route("/block", get(block_page))
+        .route("/account", get(account_page))
+        .route("/transaction", get(transaction_page))
+        .route("/faucet", post(give_by_form))
+        .fallback(|| async { bad_request("no such call; see docs/devnet.md".to_owned()) })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(service)
 }
@@ -349,4 +405,190 @@ async fn advance(
 async fn set_paused(service: Service, paused: bool) -> Response {
     service.paused.store(paused, Ordering::Relaxed);
     service.head().await
+}
+
+async fn config(State(service): State<Service>) -> Response {
+    let liteservers = service.liteservers.clone();
+    match service
+        .work(move |devnet| global_config(devnet, &liteservers))
+        .await
+    {
+        // As it is: clients read this, not an envelope.
+        Ok(config) => Json(config).into_response(),
+        Err(error) => refuse(WireError::from(&error)),
+    }
+}
+
+async fn faults(State(service): State<Service>) -> Response {
+    let faults = service.liteservers.iter().map(Liteserver::faults).collect();
+    service
+        .answer(move |_| Ok(FaultsAnswer { liteservers: faults }))
+        .await
+}
+
+async fn set_faults(
+    State(service): State<Service>,
+    body: Result<Json<FaultRequest>, JsonRejection>,
+) -> Response {
+    let request = match body {
+        Ok(Json(request)) => request,
+        Err(error) => return bad_request(error.body_text()),
+    };
+    match request.server {
+        Some(number) => match service.liteservers.get(number) {
+            Some(liteserver) => liteserver.set_faults(request.faults),
+            None => {
+                return bad_request(format!(
+                    "there is no liteserver {number}; there are {}",
+                    service.liteservers.len()
+                ));
+            }
+        },
+        None => {
+            for liteserver in service.liteservers.iter() {
+                liteserver.set_faults(request.faults);
+            }
+        }
+    }
+    faults(State(service)).await
+}
+
+async fn give(
+    State(service): State<Service>,
+    body: Result<Json<GiftRequest>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(request)) => {
+            service
+                .answer(move |devnet| {
+                    let unix = chain_now(devnet);
+                    devnet.give(request.address, request.nanoton, unix)
+                })
+                .await
+        }
+        Err(error) => bad_request(error.body_text()),
+    }
+}
+
+/// The faucet's form on the first page: `address=…&nanoton=…`.
+async fn give_by_form(State(service): State<Service>, body: Bytes) -> Response {
+    let query = std::str::from_utf8(&body)
+        .ok()
+        .and_then(|body| format!("/?{body}").parse::<Uri>().ok())
+        .and_then(|uri| Query::<GiftRequest>::try_from_uri(&uri).ok());
+    let Some(Query(request)) = query else {
+        return (
+            StatusCode::BAD_REQUEST,
+            Html(explorer::failure(
+                "an address like 0:5144… and a number of nanoTON are wanted",
+            )),
+        )
+            .into_response();
+    };
+    let given = service
+        .work(move |devnet| {
+            let unix = chain_now(devnet);
+            devnet.give(request.address, request.nanoton, unix)
+        })
+        .await;
+    match given {
+        Ok(transaction) => Redirect::to(&format!(
+            "/transaction?account={}&lt={}",
+            transaction.account, transaction.lt
+        ))
+        .into_response(),
+        Err(error) => shown(Err(error)),
+    }
+}
+
+async fn key_block(
+    State(service): State<Service>,
+    body: Result<Json<KeyBlockRequest>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(request)) => {
+            service
+                .answer(move |devnet| {
+                    devnet.request_key_block(request.new_validators);
+                    let unix = chain_now(devnet);
+                    devnet.advance(unix)
+                })
+                .await
+        }
+        Err(error) => bad_request(error.body_text()),
+    }
+}
+
+fn shown(page: Result<String, ChainError>) -> Response {
+    match page {
+        Ok(page) => Html(page).into_response(),
+        Err(error @ ChainError::NoSuchBlock { .. }) => (
+            StatusCode::NOT_FOUND,
+            Html(explorer::failure(&error.to_string())),
+        )
+            .into_response(),
+        Err(error) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            Html(explorer::failure(&error.to_string())),
+        )
+            .into_response(),
+    }
+}
+
+fn unreadable(error: &QueryRejection) -> Response {
+    (
+        StatusCode::BAD_REQUEST,
+        Html(explorer::failure(&error.body_text())),
+    )
+        .into_response()
+}
+
+async fn home(State(service): State<Service>) -> Response {
+    let paused = service.paused.load(Ordering::Relaxed);
+    shown(
+        service
+            .work(move |devnet| explorer::home(devnet, paused))
+            .await,
+    )
+}
+
+async fn block_page(
+    State(service): State<Service>,
+    query: Result<Query<BlockQuery>, QueryRejection>,
+) -> Response {
+    match query {
+        Ok(Query(query)) => shown(
+            service
+                .work(move |devnet| explorer::block(devnet, query.seqno))
+                .await,
+        ),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn account_page(
+    State(service): State<Service>,
+    query: Result<Query<AccountQuery>, QueryRejection>,
+) -> Response {
+    match query {
+        Ok(Query(query)) => shown(explorer::account(&service.chain, query.address).await),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn transaction_page(
+    State(service): State<Service>,
+    query: Result<Query<TransactionQuery>, QueryRejection>,
+) -> Response {
+    match query {
+        Ok(Query(query)) => {
+            let page = service
+                .work(move |devnet| explorer::transaction(devnet, query.account, query.lt))
+                .await;
+            shown(page.map(|page| {
+                page.unwrap_or_else(|| explorer::failure("there is no such transaction"))
+            }))
+        }
+        Err(error) => unreadable(&error),
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A state is a tree of cells that shares everything unchanged with the state before, so keeping many costs little.
 
-use cocoon_protocol::{NanoTon, TonAddress};
+use cocoon_protocol::TonAddress;
 use tycho_types::cell::{Cell, CellBuilder, DynCell, HashBytes, Lazy};
 use tycho_types::dict::AugDict;
 use tycho_types::error::Error;
@@ -269,11 +269,6 @@ impl MerkleFilter for Unchanged {
             FilterAction::Skip
         }
     }
-}
-
-/// nanoTON of a collection; saturates above 2^64, which no amount here reaches.
-pub(super) fn nano(amount: &CurrencyCollection) -> NanoTon {
-    crate::contract::encoding::nano_ton(amount.tokens)
 }
 
 #[cfg(test)]
