@@ -23,7 +23,6 @@ use super::verify::told;
 use super::{CommandError, CommandResult, block_on};
 use crate::config::{Config, Effective, Environment, Flags};
 use crate::secret_file::{SecretFileError, Token};
-use crate::wiring::WiringError;
 use crate::wiring::chain::connect;
 use crate::wiring::keys::{WALLET_KEY, keep_wallet_key, wallet_key};
 

@@ -248,11 +248,12 @@ impl LiteChain {
     /// Asks several servers at once; those that nothing is held against first, the others when none of those answers.
     async fn claims(&self) -> Result<Claims, LiteError> {
         let settings = &self.inner.settings;
-        let order = self.order();
+        let (good, bad) = self.sorted();
+        let at_once = settings.heads_asked.max(1);
         let mut failure = LiteError::Connection {
             reason: "no server".to_owned(),
         };
-        for servers in order.chunks(settings.heads_asked.max(1)) {
+        for servers in good.chunks(at_once).chain(bad.chunks(at_once)) {
             let mut asked: FuturesUnordered<_> = servers
                 .iter()
                 .map(|server| async move {

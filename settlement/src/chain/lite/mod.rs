@@ -149,13 +149,17 @@ impl LiteChain {
 
     /// All servers: those that nothing is held against first, each group in the configuration's order.
     fn order(&self) -> Vec<Arc<Server>> {
-        let (bad, good): (Vec<_>, Vec<_>) = self
-            .inner
+        let (good, bad) = self.sorted();
+        [good, bad].concat()
+    }
+
+    /// Servers that nothing is held against, and the others.
+    fn sorted(&self) -> (Vec<Arc<Server>>, Vec<Arc<Server>>) {
+        self.inner
             .servers
             .iter()
             .cloned()
-            .partition(|server| server.is_demoted());
-        [good, bad].concat()
+            .partition(|server| !server.is_demoted())
     }
 
     /// Puts a question to one server after the other until one answers with what `ask` accepts.
