@@ -67,7 +67,11 @@ pub(crate) async fn connect(
     progress: Progress,
 ) -> Result<Arc<dyn Chain>, ChainError> {
     let settings = LiteSettings {
-        anchor_file: Some(config.data_dir.join(ANCHOR_FILE)),
+        // A command that only looks makes no directory.
+        anchor_file: config
+            .data_dir
+            .is_dir()
+            .then(|| config.data_dir.join(ANCHOR_FILE)),
         ..LiteSettings::default()
     };
     let global = GlobalConfig::load(&config.chain_url).await?;

@@ -356,7 +356,11 @@ fn unreadable(what: &'static str) -> impl FnOnce(tycho_types::error::Error) -> L
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )]
     use super::*;
 
     const ID: BlockId = BlockId {
@@ -386,6 +390,37 @@ mod tests {
                 assert!(account(&ID, address, answer).is_err());
             }
         });
+    }
+
+    /// A chain of so many cells, each holding the next.
+    fn deep(cells: u32) -> Vec<u8> {
+        let mut bytes = vec![0xb5, 0xee, 0x9c, 0x72, 0x03, 0x04];
+        for number in [cells, 1, 0] {
+            bytes.extend(&number.to_be_bytes()[1..]);
+        }
+        bytes.extend((cells * 5 - 3).to_be_bytes());
+        bytes.extend([0, 0, 0]);
+        for index in 1..cells {
+            bytes.extend([1, 0]);
+            bytes.extend(&index.to_be_bytes()[1..]);
+        }
+        bytes.extend([0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn a_bag_of_any_depth_takes_no_more_stack_than_there_is() {
+        for cells in [1_000, 65_000, 700_000] {
+            let bytes = deep(cells);
+            let work = move || {
+                let _ = bag(&bytes, "bag");
+                let _ = parse(&bytes, "bag");
+                let _ = header(&ID, &bytes);
+            };
+            let small = std::thread::Builder::new().stack_size(256 * 1024);
+            small.spawn(work).unwrap().join().unwrap();
+        }
+        assert!(bag(&deep(1_000), "bag").is_ok());
     }
 
     #[test]
