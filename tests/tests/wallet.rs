@@ -84,7 +84,7 @@ fn keys_and_words_come_in_and_go_out_unchanged_and_are_for_their_owner_alone() {
 
     let file = at("words.txt");
     std::fs::write(&file, WORDS).unwrap();
-    let arguments = ["import", file.to_str().unwrap(), "--version", "v4r2"];
+    let arguments = ["import", file.to_str().unwrap(), "--contract", "v4r2"];
     said(&wallet(&at("theirs"), &arguments, ""));
     assert_eq!(
         said(&wallet(&at("theirs"), &["export"], "")).trim(),
@@ -113,7 +113,7 @@ async fn a_wallet_shows_what_it_holds_and_pays_through_liteservers() {
         ))
     };
     said(&wallet(&payer, &["new"], ""));
-    said(&wallet(&payee, &["new", "--version", "v4r2"], ""));
+    said(&wallet(&payee, &["new", "--contract", "v4r2"], ""));
 
     let before = show(&payer);
     assert_eq!(

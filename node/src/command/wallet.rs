@@ -61,7 +61,7 @@ pub enum WalletAction {
 pub struct NewArgs {
     /// Which contract: v5r1 or v4r2
     #[arg(long, value_name = "VERSION", default_value_t = WalletVersion::V5R1)]
-    pub version: WalletVersion,
+    pub contract: WalletVersion,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -81,7 +81,7 @@ pub struct ImportArgs {
     pub password_file: Option<PathBuf>,
     /// Which contract, for words and for a key that does not say: v5r1 or v4r2
     #[arg(long, value_name = "VERSION", default_value_t = WalletVersion::V5R1)]
-    pub version: WalletVersion,
+    pub contract: WalletVersion,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -231,7 +231,7 @@ fn new(args: &NewArgs) -> CommandResult {
     let config = config(&args.flags)?;
     let directory = empty_place(&config)?;
     let words = Mnemonic::generate(None).map_err(WalletError::from)?;
-    let key = keep(directory, &words, args.version)?;
+    let key = keep(directory, &words, args.contract)?;
     made(directory, &key, args.json, true)
 }
 
@@ -286,7 +286,7 @@ fn import(args: &ImportArgs) -> CommandResult {
     if is_key && let Some(mut key) = WalletKey::parse(text) {
         let directory = empty_place(&config)?;
         if !text.contains(':') {
-            key.version = args.version;
+            key.version = args.contract;
         }
         let key = keep_wallet_key(directory, key)?;
         return made(directory, &key, args.json, false);
@@ -303,10 +303,10 @@ fn import(args: &ImportArgs) -> CommandResult {
     let directory = empty_place(&config)?;
     // The words alone would not open a wallet that has a password, so only its key is kept.
     if password.is_some() {
-        let key = keep_wallet_key(directory, WalletKey::of_words(&words, args.version))?;
+        let key = keep_wallet_key(directory, WalletKey::of_words(&words, args.contract))?;
         return made(directory, &key, args.json, false);
     }
-    let key = keep(directory, &words, args.version)?;
+    let key = keep(directory, &words, args.contract)?;
     made(directory, &key, args.json, true)
 }
 

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use cocoon_protocol::Digest;
-use cocoon_protocol::units::NanoTon;
-use cocoon_settlement::chain::LocalChain;
+use cocoon_protocol::units::{NanoTon, UnixMillis};
+use cocoon_settlement::chain::{ChainStanding, LiteError, LocalChain};
 use cocoon_settlement::devnet::Devnet;
 use cocoon_settlement::wallet::WalletKey;
 
@@ -279,6 +279,30 @@ fn a_wallet_needs_a_little_money() {
     world.expect("wallet", Warning, "busy");
     world.chain = Some(ChainView::silent("nobody at http://x".to_owned()));
     world.expect("chain", Missing, "nobody at http://x");
+}
+
+#[test]
+fn a_chain_that_cannot_be_verified_and_servers_that_fail_are_told() {
+    let mut world = World::healthy();
+    world.expect("chain", Fine, "block 7, 3 s old, verified");
+    world.expect("liteservers", Fine, "1 answer of 1");
+    let chain = world.chain.as_mut().unwrap();
+    chain.standing = ChainStanding::Unverifiable {
+        since: UnixMillis::from_millis(1_775_700_000_000),
+        last_seqno: 7,
+        reason: "a signature set of a form that this program does not know".to_owned(),
+    };
+    let mut other = chain.servers[0].clone();
+    other.demoted = Some(LiteError::Contradicts { seqno: 7 });
+    chain.servers.push(other.clone());
+    world.expect(
+        "chain",
+        Warning,
+        "unverifiable since unix second 1775700000",
+    );
+    world.expect("liteservers", Warning, "it names another block 7");
+    world.chain.as_mut().unwrap().servers = vec![other];
+    world.expect("liteservers", Missing, "0 answer of 1");
 }
 
 #[tokio::test]

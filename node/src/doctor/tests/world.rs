@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cocoon_protocol::Digest;
 use cocoon_protocol::units::{NanoTon, UnixMillis};
-use cocoon_settlement::chain::{BlockRef, ChainStanding};
+use cocoon_settlement::chain::{BlockRef, ChainStanding, ServerState};
 
 use super::tiny;
 use crate::config::{Config, EvidenceSource, NodeRole, Problem};
@@ -128,7 +128,12 @@ impl World {
                     balance: NanoTon::from_nano(NanoTon::PER_TON),
                 })),
                 standing: ChainStanding::Verified,
-                servers: Vec::new(),
+                servers: vec![ServerState {
+                    address: "192.0.2.1:4000".to_owned(),
+                    seqno: Some(7),
+                    latency_ms: Some(3),
+                    demoted: None,
+                }],
             }),
             now_s: NOW_S,
             thorough: false,
