@@ -23,6 +23,8 @@ mod proof;
 mod send;
 mod server;
 mod settings;
+#[cfg(test)]
+mod tampered;
 mod walk;
 mod wire;
 

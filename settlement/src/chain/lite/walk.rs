@@ -86,7 +86,7 @@ pub(super) async fn walk(
 }
 
 /// One answer: the block it leads to, and the newest key block in it.
-fn check(
+pub(super) fn check(
     from: &BlockId,
     answer: &ton_net_block::PartialBlockProof,
 ) -> Result<(Proved, Option<BlockId>), LiteError> {
