@@ -11,6 +11,7 @@ use std::fmt::Debug;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cocoon_protocol::{NanoTon, TonAddress};
+use ton_net_block::BlockLink;
 
 use super::history::{self, Place};
 use super::server::Server;
@@ -153,6 +154,11 @@ async fn no_flipped_bit_changes_what_is_believed() {
 
     let old = scene.ask(Request::LookupBlock(2)).await;
     let (old, _) = wire::block_header(&old).unwrap();
+    // A state that is true, but of another block.
+    let older = scene.ask(Request::ConfigAll(&old)).await;
+    let (state, _) = wire::config_info(&config).unwrap();
+    let (_, other) = wire::config_info(&older).unwrap();
+    assert!(proof::config(&head, state, other).is_err());
     let back = scene
         .ask(Request::BlockProof {
             known: &head,
@@ -168,6 +174,18 @@ async fn no_flipped_bit_changes_what_is_believed() {
     };
     let links = wire::block_proof(&back).unwrap();
     assert!(proof::backwards(&head, &another, &links).is_err());
+    // The header is true, but no state lists a block with this file hash.
+    let unlisted = BlockId {
+        file_hash: [7; 32],
+        ..old
+    };
+    let mut forged = links.clone();
+    for step in &mut forged.steps {
+        if let BlockLink::Back { to, .. } = step {
+            *to = (&unlisted).into();
+        }
+    }
+    assert!(proof::backwards(&head, &unlisted, &forged).is_err());
     assert!(proof::backwards(&another, &old, &links).is_err());
 
     let shard = proof::account(&head, address, wire::account(&account).unwrap())
