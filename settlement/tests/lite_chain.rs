@@ -277,6 +277,27 @@ async fn the_next_start_begins_at_the_newest_key_block() {
 }
 
 #[tokio::test]
+async fn a_start_while_nothing_can_be_verified_knows_its_network() {
+    let net = Net::new(1).await;
+    let directory = tempfile::tempdir().unwrap();
+    let settings = || LiteSettings {
+        anchor_file: Some(directory.path().join("anchor.json")),
+        ..impatient()
+    };
+    net.lite_with(settings()).global_id().await.unwrap();
+    net.all(Faults {
+        unknown_signatures: true,
+        ..Faults::default()
+    });
+    let lite = net.lite_with(settings());
+    assert_eq!(lite.global_id().await.unwrap(), GLOBAL_ID);
+    assert!(matches!(
+        lite.head().await,
+        Err(ChainError::Unverifiable { .. })
+    ));
+}
+
+#[tokio::test]
 async fn others_answer_for_a_server_that_is_down_slow_or_wrong() {
     let cases = [
         Faults {

@@ -191,7 +191,9 @@ fn ton(nano: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cocoon_actors::gateway_port::{SettlementStatus, WorkerStanding};
+    use cocoon_actors::gateway_port::{ChainServer, ChainStatus, SettlementStatus, WorkerStanding};
+    use cocoon_protocol::UnixMillis;
+    use cocoon_settlement::chain::ChainStanding;
 
     use super::*;
 
@@ -224,6 +226,19 @@ mod tests {
                 confirmed_batch: 3,
                 ..SettlementStatus::default()
             }),
+            chain: Some(ChainStatus {
+                standing: ChainStanding::Unverifiable {
+                    since: UnixMillis::from_millis(1_775_700_000_000),
+                    last_seqno: 9,
+                    reason: "an unknown form\u{1b}[2J".to_owned(),
+                },
+                servers: vec![ChainServer {
+                    address: "192.0.2.1:4000".to_owned(),
+                    seqno: Some(9),
+                    latency_ms: Some(3),
+                    demoted: Some("it lags".to_owned()),
+                }],
+            }),
             ..NodeStatus::default()
         };
         let text = render(&status);
@@ -236,6 +251,9 @@ mod tests {
             "1.5 TON",
             "7 completed",
             "batch 3",
+            "unverifiable since unix second 1775700000",
+            "0 of 1 liteservers in order",
+            "192.0.2.1:4000: it lags",
         ] {
             assert!(text.contains(part), "missing {part} in\n{text}");
         }

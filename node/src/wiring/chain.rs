@@ -42,10 +42,18 @@ impl ChainSide {
         let (chain, global_id) = reach(config).await.map_err(at)?;
         let wallet = keys.wallet_key.wallet(global_id).map_err(at)?;
         let address = wallet.address();
-        let balance = wallet.balance(chain.as_ref()).await.map_err(at)?;
-        info!(wallet = %address, %balance, standing = %chain.standing(), "chain reached");
-        if balance == cocoon_protocol::NanoTon::ZERO {
-            warn!(wallet = %address, "the wallet is empty: send it some TON");
+        match wallet.balance(chain.as_ref()).await {
+            Ok(balance) => {
+                info!(wallet = %address, %balance, standing = %chain.standing(), "chain reached");
+                if balance == cocoon_protocol::NanoTon::ZERO {
+                    warn!(wallet = %address, "the wallet is empty: send it some TON");
+                }
+            }
+            // The network may have been upgraded past this program: no reason not to start.
+            Err(error @ ChainError::Unverifiable { .. }) => {
+                warn!(wallet = %address, %error, "starting without a verified head of the chain");
+            }
+            Err(error) => return Err(at(error)),
         }
         let store = Arc::new(RocksStore::open(config.data_dir.join("ledger"), SCHEMA)?);
         Ok(Self {
@@ -93,6 +101,11 @@ pub(super) async fn reach(config: &Config) -> Result<(Arc<dyn Chain>, i32), Chai
                 Some(chain) => Arc::clone(chain),
                 None => Arc::clone(chain.insert(connect(config, Progress::default()).await?)),
             };
+            match chain.head().await {
+                // Whoever was on this network before knows its number.
+                Ok(_) | Err(ChainError::Unverifiable { .. }) => {}
+                Err(error) => return Err(error),
+            }
             let global_id = chain.global_id().await?;
             Ok((chain, global_id))
         };

@@ -13,11 +13,12 @@ use cocoon_protocol::UnixMillis;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use super::anchor::{self, Anchor};
 use super::proof::Proved;
 use super::server::Server;
 use super::walk::{Walked, walk};
 use super::wire::{self, BlockId, Request};
-use super::{LiteChain, LiteError, anchor};
+use super::{LiteChain, LiteError};
 use crate::chain::{ChainError, ChainStanding};
 
 /// Heads that are remembered, to notice servers that name others.
@@ -28,6 +29,8 @@ const MAX_RECENT: usize = 256;
 pub(super) struct Known {
     /// The newest verified key block: the next walk starts there.
     anchor: BlockId,
+    /// ConfigParam 19, which a network keeps for ever.
+    pub(super) global_id: Option<i32>,
     head: Option<Proved>,
     /// When a server last showed a head that holds.
     verified_at: UnixMillis,
@@ -46,9 +49,10 @@ struct Trouble {
 }
 
 impl Known {
-    pub(super) fn starting_at(anchor: BlockId) -> Self {
+    pub(super) fn starting_at(anchor: Anchor) -> Self {
         Self {
-            anchor,
+            anchor: anchor.block,
+            global_id: anchor.global_id,
             head: None,
             verified_at: now(),
             recent: BTreeMap::new(),
@@ -315,9 +319,22 @@ impl LiteChain {
             known.adopt(walked);
             (before, known.anchor)
         };
-        if before != after
-            && let Some(path) = &self.inner.settings.anchor_file
-            && let Err(error) = anchor::store(path, &self.inner.network, &after)
+        if before != after {
+            self.keep_anchor();
+        }
+    }
+
+    /// Writes the newest verified key block and the network's number, where a file for them is.
+    pub(super) fn keep_anchor(&self) {
+        let kept = {
+            let known = self.known();
+            Anchor {
+                block: known.anchor,
+                global_id: known.global_id,
+            }
+        };
+        if let Some(path) = &self.inner.settings.anchor_file
+            && let Err(error) = anchor::store(path, &self.inner.network, &kept)
         {
             tracing::warn!(path = %path.display(), %error, "the verified key block cannot be kept; the next start walks again");
         }

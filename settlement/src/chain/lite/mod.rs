@@ -44,6 +44,7 @@ pub use server::ServerState;
 pub use settings::LiteSettings;
 pub use wire::BlockId;
 
+use self::anchor::Anchor;
 use self::head::Known;
 use self::history::Place;
 use self::proof::Proved;
@@ -120,8 +121,11 @@ impl LiteChain {
             .anchor_file
             .as_deref()
             .and_then(|path| anchor::load(path, &config.zero_state))
-            .filter(|kept| kept.seqno > config.init_block.seqno)
-            .unwrap_or(config.init_block);
+            .filter(|kept| kept.block.seqno >= config.init_block.seqno)
+            .unwrap_or(Anchor {
+                block: config.init_block,
+                global_id: None,
+            });
         Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -298,8 +302,15 @@ fn block_ref(block: &Proved) -> BlockRef {
 #[async_trait]
 impl Chain for LiteChain {
     async fn global_id(&self) -> Result<i32, ChainError> {
+        let known = self.known().global_id;
+        if let Some(known) = known {
+            return Ok(known);
+        }
         let head = self.refresh().await?;
-        Ok(self.parameters(&head).await?.global_id)
+        let global_id = self.parameters(&head).await?.global_id;
+        self.known().global_id = Some(global_id);
+        self.keep_anchor();
+        Ok(global_id)
     }
 
     async fn head(&self) -> Result<BlockRef, ChainError> {
