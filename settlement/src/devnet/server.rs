@@ -106,10 +106,11 @@ pub async fn serve(
             _ = stopped => {}
         }
     });
+    let liteservers = service.liteservers.clone();
     let blocks = make_blocks(service, config.block_interval);
     tokio::pin!(blocks);
     let mut http = std::pin::pin!(http.into_future());
-    tokio::select! {
+    let ended = tokio::select! {
         result = &mut http => result.map_err(|error| ChainError::Internal { reason: error.to_string() }),
         Err(error) = &mut blocks => {
             drop(stop);
@@ -117,7 +118,11 @@ pub async fn serve(
             let _ = http.await;
             Err(error)
         }
+    };
+    for liteserver in liteservers.iter() {
+        liteserver.close().await;
     }
+    ended
 }
 
 /// Starts the liteservers and writes down where they are.

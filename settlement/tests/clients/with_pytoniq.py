@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 
-from pytoniq import LiteClient, LiteServerError
+from pytoniq.liteclient import LiteClient, LiteServerError
 
 facts = json.load(sys.stdin)
 
@@ -56,6 +56,7 @@ async def look(client):
 
 async def send(client):
     """Sends the message that the test prepared, and waits for the transaction."""
+    before, _ = await client.raw_get_transactions(facts["wallet"], 1)
     status = await client.raw_send_message(bytes.fromhex(facts["message"]))
     refused = None
     try:
@@ -68,7 +69,7 @@ async def send(client):
         await client.wait_masterchain_seqno(seqno, 10_000, "getTime")
         await client.update_last_blocks()
         done, _ = await client.raw_get_transactions(facts["wallet"], 1)
-        if done[0].in_msg.hash.hex() == facts["message_hash"]:
+        if done[0].cell.hash != before[0].cell.hash:
             break
     return {"status": status, "refused": refused, "transaction": done[0].cell.hash.hex()}
 
