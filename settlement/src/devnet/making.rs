@@ -64,11 +64,6 @@ impl Devnet {
         Ok(hash)
     }
 
-    /// External messages that wait for a block.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     fn context(&self, unix: u32) -> BlockContext {
         let before = &self.tip.record;
         let lt = before.end_lt.master.saturating_add(1).next_multiple_of(LT_PER_BLOCK);

@@ -1,6 +1,6 @@
 //! The devnet as a service: an HTTP interface on a listener, and a timer that makes blocks.
 //!
-//! The interface is described in `docs/devnet.md`. It has no authentication and is meant for loopback.
+//! The interface is described in `docs/devnet-api.md`. It has no authentication and is meant for loopback.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -225,7 +225,6 @@ impl Service {
                 last: devnet.head(),
                 global_id: devnet.global_id(),
                 paused,
-                waiting: devnet.waiting(),
             })
         })
         .await
@@ -289,7 +288,7 @@ fn router(service: Service) -> Router {
         .route("/account", get(account_page))
         .route("/transaction", get(transaction_page))
         .route("/faucet", post(give_by_form))
-        .fallback(|| async { bad_request("no such call; see docs/devnet.md".to_owned()) })
+        .fallback(|| async { bad_request("no such call; see docs/devnet-api.md".to_owned()) })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(service)
 }

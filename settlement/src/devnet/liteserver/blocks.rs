@@ -14,9 +14,8 @@ use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, CellFamily, Store};
 use tycho_types::models::{Block, ShardStateUnsplit};
 
-use super::super::network::{Choices, Network, validator_key};
+use super::super::network::validator_key;
 use super::super::record::{BlockRecord, Place};
-use super::super::GLOBAL_ID;
 use super::answer::{Desk, Named, Refusal, code};
 use super::ids;
 use super::proofs::{self, HeaderParts};
@@ -320,15 +319,14 @@ impl Desk<'_> {
             .chain_update(key.verifying_key().as_bytes())
             .finalize()
             .into();
-        let network = Network::with(&Choices {
-            global_id: GLOBAL_ID,
-            genesis_unix: self.devnet.meta.genesis_unix,
-            validators: set,
-            zero_state: self.devnet.zero.hashes.base,
-        })?;
+        let header = self
+            .devnet
+            .block_root(Place::Master, named.record.seqno)?
+            .parse::<Block>()?
+            .load_info()?;
         Ok(SignatureSet {
-            validator_set_hash: network.set_hash.master,
-            catchain_seqno: 0,
+            validator_set_hash: header.gen_validator_list_hash_short,
+            catchain_seqno: header.gen_catchain_seqno,
             signatures: vec![TlSignature {
                 node_id_short: Int256(short_id),
                 signature: signature.to_vec(),
