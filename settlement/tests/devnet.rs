@@ -472,7 +472,10 @@ fn a_directory_of_another_layout_is_refused_with_a_word_on_what_to_do() {
         rewrite(version);
         let refused = Devnet::open(directory.path(), GENESIS).err().unwrap();
         assert!(matches!(refused, ChainError::Directory { .. }), "{refused}");
-        assert!(refused.to_string().contains("another directory"), "{refused}");
+        assert!(
+            refused.to_string().contains("another directory"),
+            "{refused}"
+        );
     }
     rewrite(Some(2));
     Devnet::open(directory.path(), GENESIS).unwrap();
@@ -485,7 +488,8 @@ fn a_directory_whose_accounts_were_changed_is_refused() {
     {
         let db = rocksdb::DB::open_default(directory.path()).unwrap();
         let faucet = devnet::faucet().unwrap().address();
-        db.delete([b"a".as_slice(), &[0], &faucet.hash].concat()).unwrap();
+        db.delete([b"a".as_slice(), &[0], &faucet.hash].concat())
+            .unwrap();
     }
     let refused = Devnet::open(directory.path(), GENESIS).err().unwrap();
     assert!(refused.to_string().contains("damaged"), "{refused}");
@@ -505,9 +509,16 @@ async fn a_gift_comes_with_its_own_block_and_has_a_limit() {
         Err(ChainError::Encoding { .. })
     ));
     // Somebody else's transfer with the same key and seqno waits already.
-    let other = devnet::faucet().unwrap().transfer(1, GENESIS + 60, &[OutMessage::transfer(somebody(2), ton(1))]);
+    let other = devnet::faucet().unwrap().transfer(
+        1,
+        GENESIS + 60,
+        &[OutMessage::transfer(somebody(2), ton(1))],
+    );
     chain.submit(&other.unwrap()).unwrap();
     chain.give(somebody(1), ton(5), GENESIS).unwrap();
-    assert_eq!(chain.account(somebody(1)).unwrap().unwrap().balance, ton(10));
+    assert_eq!(
+        chain.account(somebody(1)).unwrap().unwrap().balance,
+        ton(10)
+    );
     assert_eq!(chain.account(somebody(2)).unwrap().unwrap().balance, ton(1));
 }

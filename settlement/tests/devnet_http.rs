@@ -233,7 +233,11 @@ async fn the_explorer_leads_from_a_block_to_an_account_and_its_transactions() {
     let running = Running::start(directory.path(), true).await;
     let base = &running.base;
     let wallet = Wallet::from_key(SigningKey::from_bytes(&[1; 32]), GLOBAL_ID).unwrap();
-    let given = running.client.give(wallet.address(), ton(500)).await.unwrap();
+    let given = running
+        .client
+        .give(wallet.address(), ton(500))
+        .await
+        .unwrap();
     running.client.resume().await.unwrap();
     let terms = ChannelTerms {
         client: wallet.address(),
@@ -248,19 +252,32 @@ async fn the_explorer_leads_from_a_block_to_an_account_and_its_transactions() {
 
     let (status, home) = page(format!("{base}/")).await;
     assert_eq!(status, 200);
-    assert!(home.contains(&format!("/block?seqno={}", opened.block)), "{home}");
+    assert!(
+        home.contains(&format!("/block?seqno={}", opened.block)),
+        "{home}"
+    );
     let (_, block) = page(format!("{base}/block?seqno={}", opened.block)).await;
     assert!(block.contains(&opened.hash.to_string()), "{block}");
-    let link = format!("/transaction?account={}&amp;lt={}", wallet.address(), opened.lt);
+    let link = format!(
+        "/transaction?account={}&amp;lt={}",
+        wallet.address(),
+        opened.lt
+    );
     assert!(block.contains(&link), "{block}");
     let (_, transaction) = page(format!("{base}{}", link.replace("&amp;", "&"))).await;
     let channel = terms.address().unwrap();
-    assert!(transaction.contains(&format!("/account?address={channel}")), "{transaction}");
+    assert!(
+        transaction.contains(&format!("/account?address={channel}")),
+        "{transaction}"
+    );
     let (_, account) = page(format!("{base}/account?address={channel}")).await;
     assert!(account.contains("a payment channel"), "{account}");
     let (_, account) = page(format!("{base}/account?address={}", wallet.address())).await;
     assert!(account.contains("a wallet, seqno 1"), "{account}");
-    assert!(!account.contains("http://") && !account.contains("https://"), "{account}");
+    assert!(
+        !account.contains("http://") && !account.contains("https://"),
+        "{account}"
+    );
     let (_, block) = page(format!("{base}/block?seqno={}", given.block)).await;
     assert!(block.contains(&given.hash.to_string()));
     for (path, expected) in [
@@ -301,8 +318,14 @@ async fn the_faucet_gives_by_call_and_by_form() {
     for bad in ["", "address=0:1&nanoton=5", "\u{0}", "nanoton=-1"] {
         assert_eq!(form(bad.to_owned()).await.unwrap().status(), 400);
     }
-    let greedy = running.client.give(receiver, NanoTon::from_nano(u64::MAX)).await;
-    assert!(matches!(greedy, Err(ChainError::Encoding { .. })), "{greedy:?}");
+    let greedy = running
+        .client
+        .give(receiver, NanoTon::from_nano(u64::MAX))
+        .await;
+    assert!(
+        matches!(greedy, Err(ChainError::Encoding { .. })),
+        "{greedy:?}"
+    );
     running.stop().await;
 }
 
@@ -317,7 +340,11 @@ async fn faults_are_set_for_one_liteserver_or_for_all() {
     };
     let all = running.client.set_faults(None, slow).await.unwrap();
     assert_eq!(all.liteservers, [slow]);
-    let one = running.client.set_faults(Some(0), Faults::default()).await.unwrap();
+    let one = running
+        .client
+        .set_faults(Some(0), Faults::default())
+        .await
+        .unwrap();
     assert_eq!(one.liteservers, [Faults::default()]);
     let none = running.client.set_faults(Some(1), slow).await;
     assert!(matches!(none, Err(ChainError::Encoding { .. })), "{none:?}");
@@ -347,12 +374,18 @@ async fn the_config_names_the_same_servers_and_blocks_in_the_directory_and_after
             .await
             .unwrap();
         let written = std::fs::read(directory.path().join("global.config.json")).unwrap();
-        assert_eq!(served, serde_json::from_slice::<serde_json::Value>(&written).unwrap());
+        assert_eq!(
+            served,
+            serde_json::from_slice::<serde_json::Value>(&written).unwrap()
+        );
         assert_eq!(served["validator"]["init_block"]["seqno"], 1);
         assert_eq!(served["liteservers"][0]["ip"], 0x7f00_0001);
         let block = running.client.key_block(true).await.unwrap();
         assert_eq!(running.client.head().await.unwrap(), block);
-        names.push((served["validator"].clone(), served["liteservers"][0]["id"].clone()));
+        names.push((
+            served["validator"].clone(),
+            served["liteservers"][0]["id"].clone(),
+        ));
         running.stop().await;
     }
     assert_eq!(names[0], names[1]);

@@ -10,11 +10,13 @@ mod support;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use adnl::AdnlPeer;
 use cocoon_protocol::{NanoTon, TonAddress};
 use cocoon_settlement::chain::LocalChain;
 use cocoon_settlement::contract::OutMessage;
-use cocoon_settlement::devnet::{self, Devnet, Faults, Fork, Liteserver, MAX_DELAY_MS, MAX_LINKS, global_config};
-use adnl::AdnlPeer;
+use cocoon_settlement::devnet::{
+    self, Devnet, Faults, Fork, Liteserver, MAX_DELAY_MS, MAX_LINKS, global_config,
+};
 use futures::{SinkExt, StreamExt};
 use support::ton;
 use tokio::net::TcpStream;
@@ -61,7 +63,11 @@ impl Net {
         let mut servers = Vec::new();
         for number in 0..count {
             let address = "127.0.0.1:0".parse().unwrap();
-            servers.push(Liteserver::bind(chain.clone(), address, number).await.unwrap());
+            servers.push(
+                Liteserver::bind(chain.clone(), address, number)
+                    .await
+                    .unwrap(),
+            );
         }
         Self { chain, servers }
     }
@@ -313,7 +319,10 @@ async fn a_server_that_is_down_closes_connections_and_a_slow_one_answers_after_t
             down: true,
             ..Faults::default()
         });
-        assert!(slow.await.is_none(), "the connection ends, however slow it was");
+        assert!(
+            slow.await.is_none(),
+            "the connection ends, however slow it was"
+        );
     }
     net.servers[0].set_faults(Faults::default());
     head(&mut net.bare(0).await).await;
@@ -356,16 +365,31 @@ async fn proofs_lead_back_too_and_over_a_restart_only_from_key_blocks() {
         let late = head(&mut client).await;
         let back = proof(&mut client, late.clone(), early.clone()).await;
         assert!(back.complete);
-        assert!(matches!(back.steps[..], [BlockLink::BlockLinkBack { to_key_block: false, .. }]));
+        assert!(matches!(
+            back.steps[..],
+            [BlockLink::BlockLinkBack {
+                to_key_block: false,
+                ..
+            }]
+        ));
         // From an ordinary block forward: back to its key block, on to the next one, on to the end.
         let around = proof(&mut client, early.clone(), late.clone()).await;
         assert!(around.complete);
         assert!(matches!(
             around.steps[..],
             [
-                BlockLink::BlockLinkBack { to_key_block: true, .. },
-                BlockLink::BlockLinkForward { to_key_block: true, .. },
-                BlockLink::BlockLinkForward { to_key_block: false, .. },
+                BlockLink::BlockLinkBack {
+                    to_key_block: true,
+                    ..
+                },
+                BlockLink::BlockLinkForward {
+                    to_key_block: true,
+                    ..
+                },
+                BlockLink::BlockLinkForward {
+                    to_key_block: false,
+                    ..
+                },
             ]
         ));
         let same = proof(&mut client, early.clone(), early.clone()).await;
@@ -377,7 +401,12 @@ async fn proofs_lead_back_too_and_over_a_restart_only_from_key_blocks() {
     let net = Net::of(chain, 1).await;
     let mut client = net.bare(0).await;
     assert_eq!(head(&mut client).await, late);
-    let Response::BlockData(block) = ask(&mut client, Request::GetBlock(GetBlock { id: early.clone() })).await else {
+    let Response::BlockData(block) = ask(
+        &mut client,
+        Request::GetBlock(GetBlock { id: early.clone() }),
+    )
+    .await
+    else {
         panic!("an old block is gone");
     };
     assert_eq!(Boc::file_hash(&block.data).0, early.file_hash.0);
@@ -443,14 +472,23 @@ async fn bytes_that_are_no_query_end_a_connection_at_most() {
         vec![0x7a, 0xf9, 0x8b, 0xb4],
         [&[0x7a, 0xf9, 0x8b, 0xb4][..], &[9; 32], &[0xff; 40]].concat(),
         // A query of four bytes that says nothing: answered with an error.
-        [&[0x7a, 0xf9, 0x8b, 0xb4][..], &[9; 32], &[4, 1, 2, 3, 4, 0, 0, 0]].concat(),
+        [
+            &[0x7a, 0xf9, 0x8b, 0xb4][..],
+            &[9; 32],
+            &[4, 1, 2, 3, 4, 0, 0, 0],
+        ]
+        .concat(),
     ];
     frames.push(vec![0; devnet::MAX_QUERY_BYTES + 1]);
     for frame in frames {
-        let mut peer = AdnlPeer::connect(server.public_key(), server.address()).await.unwrap();
+        let mut peer = AdnlPeer::connect(server.public_key(), server.address())
+            .await
+            .unwrap();
         peer.send(frame.into()).await.unwrap();
         // A ping is still answered, except after the frame that is too long.
-        let _ = peer.send([&[0x9a, 0x2b, 0x08, 0x4d][..], &[7; 8]].concat().into()).await;
+        let _ = peer
+            .send([&[0x9a, 0x2b, 0x08, 0x4d][..], &[7; 8]].concat().into())
+            .await;
         let _ = peer.next().await;
     }
     head(&mut net.bare(0).await).await;
@@ -472,7 +510,9 @@ async fn every_coin_that_enters_or_leaves_a_block_is_in_its_value_flow() {
         };
         let gifts = [somebody(5), master, somebody(6), somebody(7)]
             .map(|to| OutMessage::transfer(to, ton(3)));
-        devnet.submit(&faucet.transfer(1, now() + 600, &gifts).unwrap()).unwrap();
+        devnet
+            .submit(&faucet.transfer(1, now() + 600, &gifts).unwrap())
+            .unwrap();
         for _ in 0..4 {
             devnet.advance(now()).unwrap();
         }
@@ -486,14 +526,23 @@ async fn every_coin_that_enters_or_leaves_a_block_is_in_its_value_flow() {
     let mut carried = 0;
     while id.seqno > 0 {
         for id in [id.clone(), base_block(&mut client, &id).await] {
-            let Response::BlockData(data) = ask(&mut client, Request::GetBlock(GetBlock { id })).await else {
+            let Response::BlockData(data) =
+                ask(&mut client, Request::GetBlock(GetBlock { id })).await
+            else {
                 panic!("no block");
             };
             let block: Block = Boc::decode(&data.data).unwrap().parse().unwrap();
             let flow = block.load_value_flow().unwrap();
             assert!(flow.validate().unwrap(), "{flow:?}");
             carried += flow.exported.tokens.into_inner();
-            for entry in block.load_extra().unwrap().account_blocks.load().unwrap().iter() {
+            for entry in block
+                .load_extra()
+                .unwrap()
+                .account_blocks
+                .load()
+                .unwrap()
+                .iter()
+            {
                 let (_, _, block) = entry.unwrap();
                 for transaction in block.transactions.values() {
                     let (_, transaction) = transaction.unwrap();

@@ -79,7 +79,8 @@ fn run(python: &Path, script: &str, facts: &Value) -> Value {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {said}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{script}: {error}: {said}"))
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{script}: {error}: {said}"))
 }
 
 struct Scene {
@@ -144,7 +145,10 @@ impl Scene {
     }
 
     fn signed(&self, seqno: u32, message: &OutMessage) -> Vec<u8> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         let until = u32::try_from(now).unwrap() + 600;
         self.wallet
             .transfer(seqno, until, std::slice::from_ref(message))
@@ -208,7 +212,12 @@ async fn pytoniq_finds_every_proof_in_order_at_each_level_of_trust() {
         scene.balance(scene.wallet.address()).await,
         scene.balance(scene.channel).await,
     ];
-    let history: Vec<_> = scene.history().await.iter().map(ToString::to_string).collect();
+    let history: Vec<_> = scene
+        .history()
+        .await
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let head = scene.chain.head().await.unwrap().seqno;
     let transfer = OutMessage::transfer(scene.channel_worker(), NanoTon::from_nano(1));
     let message = scene.signed(TRANSFERS, &transfer);
@@ -223,17 +232,28 @@ async fn pytoniq_finds_every_proof_in_order_at_each_level_of_trust() {
     for level in ["2", "1", "0"] {
         let seen = &seen[level];
         assert_eq!(seen["head"], head, "{level}");
-        assert_eq!([&seen["wallet"], &seen["channel"]], [&balances[0], &balances[1]]);
+        assert_eq!(
+            [&seen["wallet"], &seen["channel"]],
+            [&balances[0], &balances[1]]
+        );
         assert_eq!(seen["nobody"], true);
         assert_eq!(seen["seqno"], TRANSFERS);
         assert_eq!(seen["method"], method);
         assert_eq!(seen["transactions"], json!(history));
         assert_eq!(seen["one"], history[0]);
         assert_eq!(seen["listed"], seen["listed_ext"]);
-        assert!(seen["listed"].as_array().unwrap().contains(&history[0].as_str().into()));
+        assert!(
+            seen["listed"]
+                .as_array()
+                .unwrap()
+                .contains(&history[0].as_str().into())
+        );
         assert_eq!(seen["shards"], json!([[0, head]]));
         assert_eq!(seen["looked_up"], 2);
-        assert_eq!((&seen["by_lt"], &seen["by_time"]), (&true.into(), &true.into()));
+        assert_eq!(
+            (&seen["by_lt"], &seen["by_time"]),
+            (&true.into(), &true.into())
+        );
         assert_eq!(seen["validators"], 1);
     }
     assert_eq!(seen["sent"]["status"], 1);
@@ -256,14 +276,20 @@ async fn the_official_library_syncs_reads_runs_get_methods_and_sends() {
     let seen = tokio::task::spawn_blocking(move || run(&python, "with_tonlib.py", &facts))
         .await
         .unwrap();
-    assert_eq!((&seen["head"], &seen["head_block"]), (&head.into(), &head.into()));
+    assert_eq!(
+        (&seen["head"], &seen["head_block"]),
+        (&head.into(), &head.into())
+    );
     assert_eq!(seen["wallet"], scene.balance(scene.wallet.address()).await);
     assert_eq!(seen["channel"], scene.balance(scene.channel).await);
     let history = scene.history().await;
     let expected: Vec<_> = history.iter().map(|hash| base64(hash.as_bytes())).collect();
     let transactions = seen["transactions"].as_array().unwrap();
     assert!(!transactions.is_empty());
-    assert_eq!(transactions[..], json!(expected).as_array().unwrap()[..transactions.len()]);
+    assert_eq!(
+        transactions[..],
+        json!(expected).as_array().unwrap()[..transactions.len()]
+    );
     assert_eq!(seen["seqno"], json!([0, TRANSFERS.to_string()]));
     assert_eq!(seen["method"], json!([0, scene.method().await]));
     assert_eq!(seen["sent"], "ok");

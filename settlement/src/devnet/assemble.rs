@@ -75,7 +75,11 @@ pub(super) fn assemble(
     let end = executed
         .next_lt
         .max(executed.start_lt.saturating_add(LT_MARGIN));
-    let total_fees = executed.flow.base.fees.saturating_add(executed.flow.master.fees);
+    let total_fees = executed
+        .flow
+        .base
+        .fees
+        .saturating_add(executed.flow.master.fees);
     let facts = Facts {
         seqno: executed.seqno,
         unix: executed.unix,
@@ -149,7 +153,12 @@ pub(super) fn assemble(
         Place::Master,
         parameters,
         &master_state,
-        value_flow(Place::Master, &tip.accounts.master, &accounts.master, executed),
+        value_flow(
+            Place::Master,
+            &tip.accounts.master,
+            &accounts.master,
+            executed,
+        ),
         extra(
             tip,
             Place::Master,
@@ -264,9 +273,16 @@ fn extra(
         }
         let none = Lazy::new(&OptionalAccount(None))?;
         let hash = |shard: Option<&ShardAccount>| {
-            *shard.map_or(&none, |shard| &shard.account).inner().repr_hash()
+            *shard
+                .map_or(&none, |shard| &shard.account)
+                .inner()
+                .repr_hash()
         };
-        let before = tip.accounts.get(place).get(account)?.map(|(_, shard)| shard);
+        let before = tip
+            .accounts
+            .get(place)
+            .get(account)?
+            .map(|(_, shard)| shard);
         let after = executed.accounts.get(address).and_then(Option::as_ref);
         let fees = list.root_extra().clone();
         let block = AccountBlock {

@@ -66,7 +66,11 @@ impl Devnet {
 
     fn context(&self, unix: u32) -> BlockContext {
         let before = &self.tip.record;
-        let lt = before.end_lt.master.saturating_add(1).next_multiple_of(LT_PER_BLOCK);
+        let lt = before
+            .end_lt
+            .master
+            .saturating_add(1)
+            .next_multiple_of(LT_PER_BLOCK);
         let seed =
             Digest::sha256(&[b"seed".as_slice(), before.hashes.master.root.as_bytes()].concat());
         BlockContext { unix, lt, seed }

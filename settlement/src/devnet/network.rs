@@ -110,7 +110,10 @@ impl Network {
         let address = params.get::<ConfigParam0>()?.ok_or(Error::InvalidData)?;
 
         let mut readable = params.clone();
-        readable.set_raw(WORKCHAINS, rewritten_workchains(&params, readable_workchain)?)?;
+        readable.set_raw(
+            WORKCHAINS,
+            rewritten_workchains(&params, readable_workchain)?,
+        )?;
         // Every price that is announced counts from its own time on; `now` only chooses what contracts may ask for.
         let mut parsed = ParsedConfig::parse(
             BlockchainConfig {

@@ -426,7 +426,11 @@ async fn config(State(service): State<Service>) -> Response {
 async fn faults(State(service): State<Service>) -> Response {
     let faults = service.liteservers.iter().map(Liteserver::faults).collect();
     service
-        .answer(move |_| Ok(FaultsAnswer { liteservers: faults }))
+        .answer(move |_| {
+            Ok(FaultsAnswer {
+                liteservers: faults,
+            })
+        })
         .await
 }
 

@@ -217,7 +217,9 @@ impl Desk<'_> {
     fn now(&self) -> u32 {
         let machine = SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX));
+            .map_or(0, |since| {
+                u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+            });
         machine
             .saturating_add(self.devnet.clock_ahead())
             .max(self.devnet.tip.record.unix)

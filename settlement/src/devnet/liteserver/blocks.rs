@@ -52,7 +52,9 @@ impl Desk<'_> {
         let seqno = if let Some(lt) = query.lt {
             self.first_block(|record| *record.end_lt.get(place) >= lt)?
         } else if let Some(unix) = query.utime {
-            self.first_block(|record| record.unix > unix)?.checked_sub(1).ok_or_else(missing)?
+            self.first_block(|record| record.unix > unix)?
+                .checked_sub(1)
+                .ok_or_else(missing)?
         } else {
             query.id.seqno
         };
@@ -157,7 +159,11 @@ impl Desk<'_> {
     }
 
     /// All parameters, whichever were asked for: a proof of a few is hardly smaller.
-    pub(super) fn config(&self, id: &BlockIdExt, from_key_block: bool) -> Result<Response, Refusal> {
+    pub(super) fn config(
+        &self,
+        id: &BlockIdExt,
+        from_key_block: bool,
+    ) -> Result<Response, Refusal> {
         if from_key_block {
             return Err(Refusal::new(
                 code::PROTOCOL,

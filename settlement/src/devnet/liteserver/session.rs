@@ -79,7 +79,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Weak<Shared>) {
 async fn session(socket: TcpStream, shared: &Arc<Shared>, place: &Arc<OwnedSemaphorePermit>) {
     // Small answers are waited for.
     let _ = socket.set_nodelay(true);
-    let handshake = AdnlPeer::handle_handshake(socket, |_| Some(shared.key.clone()));
+    let handshake = AdnlPeer::handle_handshake(socket, |_| Some(shared.key));
     let Ok(Ok(mut peer)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
         return;
     };
@@ -124,7 +124,10 @@ async fn session(socket: TcpStream, shared: &Arc<Shared>, place: &Arc<OwnedSemap
 }
 
 enum Frame<'a> {
-    Query { id: [u8; 32], query: &'a [u8] },
+    Query {
+        id: [u8; 32],
+        query: &'a [u8],
+    },
     /// Something that is answered at once.
     Reply(Vec<u8>),
     /// Something that needs no answer, or that nobody understands.
