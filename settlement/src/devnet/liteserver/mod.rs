@@ -11,6 +11,8 @@ mod fork;
 mod ids;
 mod proofs;
 mod session;
+#[cfg(test)]
+mod tests;
 mod transactions;
 
 use std::net::SocketAddr;

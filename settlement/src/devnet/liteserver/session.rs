@@ -264,3 +264,9 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Vec<u8>, Refus
     .await
     .unwrap_or_else(|error| Err(Refusal::new(code::INTERNAL, error.to_string())))
 }
+
+/// Reads a frame, for the test of strange bytes.
+#[cfg(test)]
+pub(super) fn fuzz(frame: &[u8]) {
+    let _ = read(frame);
+}
