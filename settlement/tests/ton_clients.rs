@@ -17,7 +17,7 @@ use base64::Engine as _;
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
 use cocoon_settlement::chain::{Chain, DevnetClient, StackItem};
 use cocoon_settlement::contract::{self, ChannelTerms, OutMessage};
-use cocoon_settlement::devnet::{self, GLOBAL_ID, ServeConfig, serve};
+use cocoon_settlement::devnet::{self, Faults, GLOBAL_ID, ServeConfig, serve};
 use cocoon_settlement::wallet::Wallet;
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
@@ -59,7 +59,8 @@ fn python() -> Option<PathBuf> {
     found
 }
 
-fn run(python: &Path, script: &str, facts: &Value) -> Value {
+/// What a script says, or what it complains of.
+fn run(python: &Path, script: &str, facts: &Value) -> Result<Value, String> {
     // pytoniq leaves a folder behind.
     let directory = tempfile::tempdir().unwrap();
     let mut child = Command::new(python)
@@ -78,9 +79,11 @@ fn run(python: &Path, script: &str, facts: &Value) -> Value {
         .unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {said}");
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{script}: {error}: {said}"))
+    if !output.status.success() {
+        return Err(said.into_owned());
+    }
+    Ok(serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{script}: {error}: {said}")))
 }
 
 struct Scene {
@@ -160,7 +163,8 @@ impl Scene {
             .send_external(&self.signed(seqno, message))
             .await
             .unwrap();
-        self.chain.advance(1, 0).await.unwrap();
+        // A second later each, so that blocks can be found by time.
+        self.chain.advance(1, 1).await.unwrap();
     }
 
     async fn facts(&self) -> Value {
@@ -228,7 +232,8 @@ async fn pytoniq_finds_every_proof_in_order_at_each_level_of_trust() {
 
     let seen = tokio::task::spawn_blocking(move || run(&python, "with_pytoniq.py", &facts))
         .await
-        .unwrap();
+        .unwrap()
+        .unwrap_or_else(|complaint| panic!("{complaint}"));
     for level in ["2", "1", "0"] {
         let seen = &seen[level];
         assert_eq!(seen["head"], head, "{level}");
@@ -275,10 +280,23 @@ async fn the_official_library_syncs_reads_runs_get_methods_and_sends() {
     facts["refused"] = base64(&scene.signed(0, &transfer)).into();
     let seen = tokio::task::spawn_blocking(move || run(&python, "with_tonlib.py", &facts))
         .await
-        .unwrap();
+        .unwrap()
+        .unwrap_or_else(|complaint| panic!("{complaint}"));
     assert_eq!(
         (&seen["head"], &seen["head_block"]),
         (&head.into(), &head.into())
+    );
+    assert_eq!(seen["shards"], json!([[0, head]]));
+    assert_eq!(
+        (&seen["looked_up"], &seen["key_block_before"]),
+        (&2.into(), &(head - 3).into())
+    );
+    assert_eq!(seen["listed"], seen["listed_ext"]);
+    assert!(
+        seen["listed"]
+            .as_array()
+            .unwrap()
+            .contains(&seen["transactions"][0])
     );
     assert_eq!(seen["wallet"], scene.balance(scene.wallet.address()).await);
     assert_eq!(seen["channel"], scene.balance(scene.channel).await);
@@ -297,4 +315,21 @@ async fn the_official_library_syncs_reads_runs_get_methods_and_sends() {
     assert!(refused.contains("exitcode=33"), "{refused}");
     scene.chain.advance(1, 0).await.unwrap();
     assert_eq!(scene.history().await.len(), history.len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pytoniq_notices_a_lying_server() {
+    let Some(python) = python() else { return };
+    let scene = Scene::new().await;
+    let lies = Faults {
+        wrong_proofs: true,
+        ..Faults::default()
+    };
+    scene.chain.set_faults(None, lies).await.unwrap();
+    let facts = scene.facts().await;
+    let complaint = tokio::task::spawn_blocking(move || run(&python, "with_pytoniq.py", &facts))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(complaint.contains("ProofError"), "{complaint}");
 }

@@ -43,8 +43,8 @@ async def look(client):
     seen["looked_up"] = header.info.seqno
     by_lt, _ = await client.lookup_block(0, -(2**63), lt=transactions[0].lt)
     seen["by_lt"] = by_lt.seqno == block.seqno
-    by_time, found = await client.lookup_block(-1, -(2**63), utime=header.info.gen_utime)
-    seen["by_time"] = found.info.gen_utime == header.info.gen_utime
+    by_time, _ = await client.lookup_block(-1, -(2**63), utime=transactions[0].now)
+    seen["by_time"] = by_time.seqno == block.seqno
     config = await client.get_config_params([34, 20, 21])
     seen["validators"] = config[34].cur_validators.total
     await client.get_config_all()

@@ -166,6 +166,7 @@ impl Desk<'_> {
             }
             Request::GetBlockHeader(query) => self.block_header(query)?,
             Request::LookupBlock(query) => self.lookup_block(query)?,
+            Request::LookupBlockWithProof(query) => self.lookup_with_proof(query)?,
             Request::GetBlockProof(query) => self.block_proof(query)?,
             Request::GetShardBlockProof(query) => self.shard_block_proof(&query.id)?,
             Request::GetAllShardsInfo(query) => self.all_shards(&query.id)?,

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 use ton_liteapi::tl::common::{
     BlockIdExt, BlockLink, Int256, Signature as TlSignature, SignatureSet,
 };
-use ton_liteapi::tl::request::{GetBlockHeader, GetBlockProof, GetShardInfo, LookupBlock};
+use ton_liteapi::tl::request::{GetBlockHeader, GetBlockProof, GetShardInfo};
 use ton_liteapi::tl::response::{
     AllShardsInfo, BlockHeader, ConfigInfo, PartialBlockProof, Response, ShardBlockLink,
     ShardBlockProof, ShardInfo,
@@ -45,66 +45,26 @@ impl Desk<'_> {
         }))
     }
 
-    /// By number; by logical time, the block that holds it; by unix time, the last block made until then.
-    pub(super) fn lookup_block(&self, query: &LookupBlock) -> Result<Response, Refusal> {
-        let missing = || Refusal::new(code::NOT_READY, "block is not in db");
-        let place = ids::place(query.id.workchain, query.id.shard).ok_or_else(missing)?;
-        let seqno = if let Some(lt) = query.lt {
-            self.first_block(|record| *record.end_lt.get(place) >= lt)?
-        } else if let Some(unix) = query.utime {
-            self.first_block(|record| record.unix > unix)?
-                .checked_sub(1)
-                .ok_or_else(missing)?
-        } else {
-            query.id.seqno
-        };
-        let record = self.devnet.record(seqno).map_err(|_| missing())?;
-        let id = ids::block_id(&record, place);
-        let named = Named {
-            place,
-            record,
-            fork: None,
-        };
-        Ok(Response::BlockHeader(BlockHeader {
-            header_proof: Boc::encode(proofs::header(&self.root(&named)?, HeaderParts::default())?),
-            id,
-            mode: (),
-            with_state_update: None,
-            with_value_flow: None,
-            with_extra: None,
-            with_shard_hashes: None,
-            with_prev_blk_signatures: None,
-        }))
-    }
-
-    /// The number of the first block that fits, where all after it do too; one above the newest where none does.
-    fn first_block(&self, fits: impl Fn(&BlockRecord) -> bool) -> Result<u32, Refusal> {
-        let mut low = 1;
-        let mut high = self.devnet.tip.record.seqno.saturating_add(1);
-        while low < high {
-            let middle = low.midpoint(high);
-            if fits(&self.devnet.record(middle)?) {
-                high = middle;
-            } else {
-                low = middle.saturating_add(1);
-            }
-        }
-        Ok(low)
-    }
-
+    /// From the block itself, which names them as the state after it does.
     pub(super) fn all_shards(&self, id: &BlockIdExt) -> Result<Response, Refusal> {
         let named = self.master(id)?;
-        let state = self.states(&named.record)?.master;
-        let parsed: ShardStateUnsplit = state.parse()?;
-        let shards = parsed
+        let root = self.root(&named)?;
+        let shards = root
+            .parse::<Block>()?
+            .load_extra()?
             .load_custom()?
             .ok_or(tycho_types::error::Error::InvalidData)?
             .shards;
         let mut data = CellBuilder::new();
         shards.store_into(&mut data, Cell::empty_context())?;
+        let parts = HeaderParts {
+            extra: true,
+            shards: true,
+            ..HeaderParts::default()
+        };
         Ok(Response::AllShardsInfo(AllShardsInfo {
             id: id.clone(),
-            proof: self.shards_proof(&named, &state)?,
+            proof: Boc::encode(proofs::header(&root, parts)?),
             data: Boc::encode(data.build()?),
         }))
     }

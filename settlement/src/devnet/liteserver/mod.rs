@@ -9,6 +9,7 @@ mod config;
 mod faults;
 mod fork;
 mod ids;
+mod lookup;
 mod proofs;
 mod session;
 #[cfg(test)]
