@@ -1,7 +1,5 @@
 //! Headers, shards, the configuration, and the way from one masterchain block to another.
 
-use ed25519_dalek::Signer;
-use sha2::{Digest as _, Sha256};
 use ton_liteapi::tl::common::{
     BlockIdExt, BlockLink, Int256, Signature as TlSignature, SignatureSet,
 };
@@ -14,7 +12,7 @@ use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, CellFamily, Store};
 use tycho_types::models::{Block, ShardStateUnsplit};
 
-use super::super::network::validator_key;
+use super::super::assemble::sign;
 use super::super::record::{BlockRecord, Place};
 use super::answer::{Desk, Named, Refusal, code};
 use super::ids;
@@ -22,8 +20,6 @@ use super::proofs::{self, HeaderParts};
 
 /// Links in one answer; a longer way takes several questions.
 pub const MAX_LINKS: usize = 16;
-/// TL tag of an Ed25519 public key, which a node's short id is a hash of.
-const PUBLIC_KEY_TAG: [u8; 4] = [0xc6, 0xb4, 0x13, 0x48];
 
 impl Desk<'_> {
     pub(super) fn block_header(&self, query: &GetBlockHeader) -> Result<Response, Refusal> {
@@ -266,12 +262,8 @@ impl Desk<'_> {
         })
     }
 
-    /// Signatures can be made whenever they are asked for: Ed25519 always gives the same one.
     fn signatures(&self, named: &Named, id: &BlockIdExt) -> Result<SignatureSet, Refusal> {
-        let set = named.record.validators;
-        let key = validator_key(set);
-        let signed = Block::build_data_for_sign(&named.record.id(Place::Master));
-        let mut signature = key.sign(&signed).to_bytes();
+        let (short_id, mut signature) = sign(&named.record);
         if self.faults.wrong_proofs
             && let Some(byte) = signature.first_mut()
         {
@@ -280,11 +272,6 @@ impl Desk<'_> {
         if self.forks.is_unsigned(id) {
             signature = [0; 64];
         }
-        let short_id: [u8; 32] = Sha256::new()
-            .chain_update(PUBLIC_KEY_TAG)
-            .chain_update(key.verifying_key().as_bytes())
-            .finalize()
-            .into();
         let header = self
             .devnet
             .block_root(Place::Master, named.record.seqno)?
