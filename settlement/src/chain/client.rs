@@ -8,7 +8,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::wire::{self, Envelope};
 use super::{
-    AccountState, BlockRef, Chain, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
+    AccountState, BlockRef, Chain, ChainError, MethodResult, Prices, StackItem, Supply,
+    TransactionSummary,
 };
 
 /// A whole exchange may take this long.

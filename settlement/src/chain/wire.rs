@@ -36,9 +36,6 @@ pub struct Head {
     pub last: super::types::BlockRef,
     pub global_id: i32,
     pub paused: bool,
-    /// External messages that wait for a block.
-    #[serde(default)]
-    pub waiting: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -4,25 +4,30 @@
 use std::collections::BTreeMap;
 
 use cocoon_protocol::{Digest, TonAddress};
+use ed25519_dalek::Signer;
+use sha2::{Digest as _, Sha256};
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy, LazyExotic};
 use tycho_types::dict::{AugDict, Dict};
 use tycho_types::error::Error;
 use tycho_types::merkle::MerkleUpdate;
 use tycho_types::models::{
-    AccountBlock, AccountBlocks, Block, BlockExtra, BlockInfo, CurrencyCollection, HashUpdate,
-    McBlockExtra, OptionalAccount, ShardAccount, ShardFeeCreated, ShardHashes, ShardIdentFull,
-    Transaction, ValueFlow,
+    AccountBlock, AccountBlocks, Block, BlockExtra, BlockInfo, BlockSignature, CurrencyCollection,
+    HashUpdate, McBlockExtra, OptionalAccount, ShardAccount, ShardFeeCreated, ShardHashes,
+    ShardIdentFull, Signature, Transaction, ValueFlow,
 };
 
 use super::GLOBAL_ID;
-use super::network::Network;
+use super::network::{Network, validator_key};
 use super::record::{BlockRecord, Place, Split, hashes};
 use super::state::{self, Facts, OldBlocks, Tip, Unchanged, coins, held, put};
 use crate::contract::encoding::digest;
 
 /// A block's end lies at least this far after its start, as room for what TON puts there (ticks, the recover message).
 const LT_MARGIN: u64 = 4;
+
+/// TL tag of an Ed25519 public key, which a node's short id is a hash of.
+const PUBLIC_KEY_TAG: [u8; 4] = [0xc6, 0xb4, 0x13, 0x48];
 
 /// Everything that the execution of a block decided.
 pub(super) struct Executed<'a> {
@@ -75,7 +80,11 @@ pub(super) fn assemble(
     let end = executed
         .next_lt
         .max(executed.start_lt.saturating_add(LT_MARGIN));
-    let total_fees = executed.flow.base.fees.saturating_add(executed.flow.master.fees);
+    let total_fees = executed
+        .flow
+        .base
+        .fees
+        .saturating_add(executed.flow.master.fees);
     let facts = Facts {
         seqno: executed.seqno,
         unix: executed.unix,
@@ -105,7 +114,7 @@ pub(super) fn assemble(
         parameters,
         &base_state,
         value_flow(Place::Base, &tip.accounts.base, &accounts.base, executed),
-        extra(tip, Place::Base, executed, None)?,
+        extra(tip, Place::Base, parameters, executed, None)?,
     )?;
     let mut record = BlockRecord {
         seqno: executed.seqno,
@@ -149,12 +158,18 @@ pub(super) fn assemble(
         Place::Master,
         parameters,
         &master_state,
-        value_flow(Place::Master, &tip.accounts.master, &accounts.master, executed),
+        value_flow(
+            Place::Master,
+            &tip.accounts.master,
+            &accounts.master,
+            executed,
+        ),
         extra(
             tip,
             Place::Master,
+            parameters,
             executed,
-            Some(master_extra(parameters, shards, facts.base_fees)?),
+            Some(master_extra(parameters, shards, facts.base_fees, previous)?),
         )?,
     )?;
     record.hashes.master = hashes(master.0.repr_hash(), &master.1);
@@ -247,6 +262,7 @@ fn value_flow(
 fn extra(
     tip: &Tip,
     place: Place,
+    parameters: &Parameters<'_>,
     executed: &Executed<'_>,
     custom: Option<McBlockExtra>,
 ) -> Result<BlockExtra, Error> {
@@ -264,9 +280,16 @@ fn extra(
         }
         let none = Lazy::new(&OptionalAccount(None))?;
         let hash = |shard: Option<&ShardAccount>| {
-            *shard.map_or(&none, |shard| &shard.account).inner().repr_hash()
+            *shard
+                .map_or(&none, |shard| &shard.account)
+                .inner()
+                .repr_hash()
         };
-        let before = tip.accounts.get(place).get(account)?.map(|(_, shard)| shard);
+        let before = tip
+            .accounts
+            .get(place)
+            .get(account)?
+            .map(|(_, shard)| shard);
         let after = executed.accounts.get(address).and_then(Option::as_ref);
         let fees = list.root_extra().clone();
         let block = AccountBlock {
@@ -282,6 +305,11 @@ fn extra(
     Ok(BlockExtra {
         account_blocks: Lazy::new(&blocks)?,
         rand_seed: HashBytes(*executed.seed.as_bytes()),
+        created_by: HashBytes(
+            validator_key(parameters.validators)
+                .verifying_key()
+                .to_bytes(),
+        ),
         custom: custom.map(|custom| Lazy::new(&custom)).transpose()?,
         ..BlockExtra::default()
     })
@@ -291,6 +319,7 @@ fn master_extra(
     parameters: &Parameters<'_>,
     shards: ShardHashes,
     base_fees: u64,
+    previous: &BlockRecord,
 ) -> Result<McBlockExtra, Error> {
     let mut fees = AugDict::new();
     let collected = ShardFeeCreated {
@@ -305,13 +334,39 @@ fn master_extra(
     Ok(McBlockExtra {
         shards,
         fees,
-        prev_block_signatures: Dict::new(),
+        prev_block_signatures: signatures_of(previous)?,
         recover_create_msg: None,
         mint_msg: None,
         config: parameters
             .key_block
             .then(|| parameters.after.genuine.clone()),
     })
+}
+
+/// The signatures of the block before, which every masterchain block repeats. Nobody signs a zero state.
+fn signatures_of(previous: &BlockRecord) -> Result<Dict<u16, BlockSignature>, Error> {
+    let mut signatures = Dict::new();
+    if previous.seqno > 0 {
+        let (node_id_short, signature) = sign(previous);
+        let signature = BlockSignature {
+            node_id_short: HashBytes(node_id_short),
+            signature: Signature(signature),
+        };
+        signatures.set(0, signature)?;
+    }
+    Ok(signatures)
+}
+
+/// The only validator's short id, and its signature of a masterchain block. It can be made whenever it is wanted:
+/// Ed25519 always gives the same one.
+pub(super) fn sign(record: &BlockRecord) -> ([u8; 32], [u8; 64]) {
+    let key = validator_key(record.validators);
+    let short_id = Sha256::new()
+        .chain_update(PUBLIC_KEY_TAG)
+        .chain_update(key.verifying_key().as_bytes())
+        .finalize();
+    let signed = Block::build_data_for_sign(&record.id(Place::Master));
+    (short_id.into(), key.sign(&signed).to_bytes())
 }
 
 /// The beginning: what is there before the first block.

@@ -152,9 +152,7 @@ pub(super) fn destination(message: &Cell) -> Result<Option<TonAddress>, tycho_ty
 pub(super) fn sender(message: &Cell) -> Result<Option<Place>, tycho_types::error::Error> {
     let message = message.parse::<OwnedMessage>()?;
     Ok(match &message.info {
-        MsgInfo::Int(info) => {
-            standard(&info.src).and_then(|address| Place::of(address.workchain))
-        }
+        MsgInfo::Int(info) => standard(&info.src).and_then(|address| Place::of(address.workchain)),
         MsgInfo::ExtIn(_) | MsgInfo::ExtOut(_) => None,
     })
 }

@@ -87,7 +87,8 @@ fn transactions(list: &[TransactionSummary]) -> String {
         return "<p>None.</p>".to_owned();
     }
     let mut out =
-        "<table><tr><th>transaction<th>account<th>block<th>value in<th>sent<th>fees<th>result".to_owned();
+        "<table><tr><th>transaction<th>account<th>block<th>value in<th>sent<th>fees<th>result"
+            .to_owned();
     for transaction in list {
         let _ = write!(
             out,
@@ -105,7 +106,12 @@ fn transactions(list: &[TransactionSummary]) -> String {
 }
 
 fn result(transaction: &TransactionSummary) -> String {
-    let mut text = if transaction.success { "done" } else { "failed" }.to_owned();
+    let mut text = if transaction.success {
+        "done"
+    } else {
+        "failed"
+    }
+    .to_owned();
     if let Some(exit_code) = transaction.exit_code.filter(|code| *code != 0) {
         let _ = write!(text, ", exit code {exit_code}");
     }
@@ -127,7 +133,11 @@ pub(super) fn home(devnet: &Devnet, paused: bool) -> Result<String, ChainError> 
             format!(
                 "{}, {}",
                 head.seqno,
-                if paused { "paused" } else { "one after the other" }
+                if paused {
+                    "paused"
+                } else {
+                    "one after the other"
+                }
             ),
         ),
         (
@@ -204,10 +214,16 @@ pub(super) fn block(devnet: &Devnet, seqno: u32) -> Result<String, ChainError> {
             if record.key_block {
                 "yes".to_owned()
             } else {
-                format!("no; the newest before it is {}", block_link(record.previous_key_block))
+                format!(
+                    "no; the newest before it is {}",
+                    block_link(record.previous_key_block)
+                )
             },
         ),
-        ("signed by", format!("set {} of validators", record.validators)),
+        (
+            "signed by",
+            format!("set {} of validators", record.validators),
+        ),
         (
             "state after it",
             format!(
@@ -241,7 +257,10 @@ pub(super) async fn account(chain: &LocalChain, address: TonAddress) -> Result<S
         let devnet = chain.devnet();
         let account = devnet.account(address)?;
         let lt = account.as_ref().map_or(0, |account| account.last_lt);
-        (account, devnet.newest_transactions(address, lt, NEWEST_TRANSACTIONS)?)
+        (
+            account,
+            devnet.newest_transactions(address, lt, NEWEST_TRANSACTIONS)?,
+        )
     };
     let Some(account) = account else {
         return Ok(page(
@@ -259,11 +278,7 @@ pub(super) async fn account(chain: &LocalChain, address: TonAddress) -> Result<S
         ),
         ("what it is", kind(chain, address, &account).await),
     ]);
-    let _ = write!(
-        body,
-        "<h2>Newest transactions</h2>{}",
-        transactions(&list)
-    );
+    let _ = write!(body, "<h2>Newest transactions</h2>{}", transactions(&list));
     Ok(page("account", &body))
 }
 
@@ -299,16 +314,19 @@ pub(super) fn transaction(
     else {
         return Ok(None);
     };
-    let sent = transaction.sent.iter().fold(String::new(), |mut out, sent| {
-        let _ = write!(
-            out,
-            "<tr><td>{}<td class=n>{}<td>{}",
-            account_link(sent.destination),
-            sent.value,
-            if sent.bounced { "came back" } else { "" }
-        );
-        out
-    });
+    let sent = transaction
+        .sent
+        .iter()
+        .fold(String::new(), |mut out, sent| {
+            let _ = write!(
+                out,
+                "<tr><td>{}<td class=n>{}<td>{}",
+                account_link(sent.destination),
+                sent.value,
+                if sent.bounced { "came back" } else { "" }
+            );
+            out
+        });
     let mut body = facts(&[
         ("hash", code(transaction.hash)),
         ("account", account_link(transaction.account)),
@@ -322,13 +340,15 @@ pub(super) fn transaction(
                     "{} from {}{}",
                     transaction.value,
                     account_link(source),
-                    if transaction.bounced { ", come back" } else { "" }
+                    if transaction.bounced {
+                        ", come back"
+                    } else {
+                        ""
+                    }
                 ),
                 None => format!(
                     "external {}",
-                    transaction
-                        .in_message
-                        .map_or_else(String::new, code)
+                    transaction.in_message.map_or_else(String::new, code)
                 ),
             },
         ),
@@ -351,7 +371,10 @@ mod tests {
 
     #[test]
     fn nothing_that_others_wrote_becomes_markup() {
-        assert_eq!(escape("<a href='x'>&\""), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;");
+        assert_eq!(
+            escape("<a href='x'>&\""),
+            "&lt;a href=&#39;x&#39;&gt;&amp;&quot;"
+        );
         assert!(!failure("<script>").contains("<script>"));
     }
 }

@@ -64,14 +64,13 @@ impl Devnet {
         Ok(hash)
     }
 
-    /// External messages that wait for a block.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     fn context(&self, unix: u32) -> BlockContext {
         let before = &self.tip.record;
-        let lt = before.end_lt.master.saturating_add(1).next_multiple_of(LT_PER_BLOCK);
+        let lt = before
+            .end_lt
+            .master
+            .saturating_add(1)
+            .next_multiple_of(LT_PER_BLOCK);
         let seed =
             Digest::sha256(&[b"seed".as_slice(), before.hashes.master.root.as_bytes()].concat());
         BlockContext { unix, lt, seed }

@@ -185,8 +185,7 @@ impl Devnet {
         state::put(&mut accounts, address, Some(&account)).map_err(broken("genesis"))?;
         let (base, bytes) = assemble::zero_base(unix, &accounts).map_err(broken("genesis"))?;
         let network = Network::with(&choices(unix, 0, hashes(base.repr_hash(), &bytes)))?;
-        let beginning =
-            assemble::beginning(unix, &network, accounts).map_err(broken("genesis"))?;
+        let beginning = assemble::beginning(unix, &network, accounts).map_err(broken("genesis"))?;
         let zero = beginning.tip.record;
         let mut batch = Batch::new();
         batch.insert(
@@ -304,13 +303,7 @@ impl Devnet {
         Ok(Self::with(storage, network, meta, zero, tip))
     }
 
-    fn with(
-        storage: Storage,
-        network: Network,
-        meta: Meta,
-        zero: BlockRecord,
-        tip: Tip,
-    ) -> Self {
+    fn with(storage: Storage, network: Network, meta: Meta, zero: BlockRecord, tip: Tip) -> Self {
         let (heads, _) = watch::channel(tip.record.seqno);
         let mut devnet = Self {
             network,

@@ -26,6 +26,8 @@ const WORKCHAIN_V2_EXTRA_BITS: u16 = 132;
 
 /// ConfigParam 34, the validators.
 const VALIDATORS: u32 = 34;
+/// The validators of mainnet before and after now, which have no say here.
+const OTHER_VALIDATORS: [u32; 5] = [32, 33, 35, 36, 37];
 /// Bits of a workchain's description before its zero state's hashes.
 const WORKCHAIN_HEAD_BITS: u16 = 8 + 32 + 24 + 16;
 /// Weight of the only validator.
@@ -83,6 +85,9 @@ impl Network {
         let mut params = BlockchainConfigParams::from_raw(root);
         params.set_global_id(choices.global_id)?;
         let validators = validator_set(choices)?;
+        for number in OTHER_VALIDATORS {
+            params.remove(number)?;
+        }
         params.set_raw(VALIDATORS, CellBuilder::build_from(&validators)?)?;
         params.set_raw(
             WORKCHAINS,

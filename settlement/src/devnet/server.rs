@@ -1,6 +1,6 @@
 //! The devnet as a service: an HTTP interface on a listener, and a timer that makes blocks.
 //!
-//! The interface is described in `docs/devnet.md`. It has no authentication and is meant for loopback.
+//! The interface is described in `docs/devnet-api.md`. It has no authentication and is meant for loopback.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -106,10 +106,11 @@ pub async fn serve(
             _ = stopped => {}
         }
     });
+    let liteservers = service.liteservers.clone();
     let blocks = make_blocks(service, config.block_interval);
     tokio::pin!(blocks);
     let mut http = std::pin::pin!(http.into_future());
-    tokio::select! {
+    let ended = tokio::select! {
         result = &mut http => result.map_err(|error| ChainError::Internal { reason: error.to_string() }),
         Err(error) = &mut blocks => {
             drop(stop);
@@ -117,7 +118,11 @@ pub async fn serve(
             let _ = http.await;
             Err(error)
         }
+    };
+    for liteserver in liteservers.iter() {
+        liteserver.close().await;
     }
+    ended
 }
 
 /// Starts the liteservers and writes down where they are.
@@ -220,7 +225,6 @@ impl Service {
                 last: devnet.head(),
                 global_id: devnet.global_id(),
                 paused,
-                waiting: devnet.waiting(),
             })
         })
         .await
@@ -284,7 +288,7 @@ fn router(service: Service) -> Router {
         .route("/account", get(account_page))
         .route("/transaction", get(transaction_page))
         .route("/faucet", post(give_by_form))
-        .fallback(|| async { bad_request("no such call; see docs/devnet.md".to_owned()) })
+        .fallback(|| async { bad_request("no such call; see docs/devnet-api.md".to_owned()) })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(service)
 }
@@ -422,7 +426,11 @@ async fn config(State(service): State<Service>) -> Response {
 async fn faults(State(service): State<Service>) -> Response {
     let faults = service.liteservers.iter().map(Liteserver::faults).collect();
     service
-        .answer(move |_| Ok(FaultsAnswer { liteservers: faults }))
+        .answer(move |_| {
+            Ok(FaultsAnswer {
+                liteservers: faults,
+            })
+        })
         .await
 }
 

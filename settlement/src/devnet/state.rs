@@ -2,6 +2,8 @@
 //!
 //! A state is a tree of cells that shares everything unchanged with the state before, so keeping many costs little.
 
+use std::collections::HashSet;
+
 use cocoon_protocol::TonAddress;
 use tycho_types::cell::{Cell, CellBuilder, DynCell, HashBytes, Lazy};
 use tycho_types::dict::AugDict;
@@ -127,7 +129,10 @@ pub(super) fn base(facts: &Facts<'_>, accounts: &ShardAccounts) -> Result<Cell, 
 }
 
 /// The only entry of `ShardHashes`: the base chain's newest block.
-pub(super) fn shards(facts: &Facts<'_>, id: &tycho_types::models::BlockId) -> Result<ShardHashes, Error> {
+pub(super) fn shards(
+    facts: &Facts<'_>,
+    id: &tycho_types::models::BlockId,
+) -> Result<ShardHashes, Error> {
     let description = ShardDescription {
         seqno: facts.seqno,
         reg_mc_seqno: facts.seqno,
@@ -225,30 +230,36 @@ pub(super) fn key_block_before_next(
 
 /// The cells of an old state that a new one may refer to instead of repeating them. Found by walking both trees down
 /// from their roots and stopping where the new one is old again, so the work grows with the change, not the state.
-pub(super) struct Unchanged(std::collections::HashSet<HashBytes>);
+pub(super) struct Unchanged {
+    old: HashSet<HashBytes>,
+    /// Cells of the new state that were looked at. A contract may refer to the same cells over and over.
+    seen: HashSet<HashBytes>,
+}
 
 impl Unchanged {
     pub(super) fn between(old: &DynCell, new: &DynCell) -> Self {
-        let mut unchanged = Self(std::collections::HashSet::new());
-        unchanged.0.insert(*old.repr_hash());
+        let mut unchanged = Self {
+            old: HashSet::from([*old.repr_hash()]),
+            seen: HashSet::new(),
+        };
         unchanged.visit(old, new);
         unchanged
     }
 
-    /// Recursion is as deep as a state: some hundred cells, of which a dictionary's path is most.
+    /// Recursion is as deep as a state, of which an account is most: TON allows 512 levels.
     fn visit(&mut self, old: &DynCell, new: &DynCell) {
-        if self.0.contains(new.repr_hash()) {
+        if self.old.contains(new.repr_hash()) || !self.seen.insert(*new.repr_hash()) {
             return;
         }
         for child in old.references() {
-            self.0.insert(*child.repr_hash());
+            self.old.insert(*child.repr_hash());
         }
         // A dictionary's branch that grew a level has its old self among its children, and the other way round.
-        if self.0.contains(new.repr_hash()) {
+        if self.old.contains(new.repr_hash()) {
             return;
         }
         for (index, child) in new.references().enumerate() {
-            if self.0.contains(child.repr_hash()) {
+            if self.old.contains(child.repr_hash()) {
                 continue;
             }
             let counterpart = u8::try_from(index)
@@ -263,7 +274,7 @@ impl Unchanged {
 
 impl MerkleFilter for Unchanged {
     fn check(&self, cell: &HashBytes) -> FilterAction {
-        if self.0.contains(cell) {
+        if self.old.contains(cell) {
             FilterAction::Include
         } else {
             FilterAction::Skip
@@ -343,7 +354,9 @@ mod tests {
             let update = MerkleUpdate::create(old.as_ref(), new.as_ref(), filter)
                 .build()
                 .unwrap();
-            let bytes = tycho_types::boc::BocRepr::encode(tycho_types::cell::LazyExotic::new(&update).unwrap());
+            let bytes = tycho_types::boc::BocRepr::encode(
+                tycho_types::cell::LazyExotic::new(&update).unwrap(),
+            );
             largest = largest.max(bytes.unwrap().len());
         }
         assert!(largest < 6000, "{largest} bytes");

@@ -95,7 +95,27 @@ def run(name, method):
 
 seen["seqno"] = run("wallet", "seqno")
 seen["method"] = run("channel", facts["method"])
-seen["head_block"] = wanted(ask("blocks.getMasterchainInfo"))["last"]["seqno"]
+last = wanted(ask("blocks.getMasterchainInfo"))["last"]
+seen["head_block"] = last["seqno"]
+shards = wanted(ask("blocks.getShards", id=last))["shards"]
+seen["shards"] = [[shard["workchain"], shard["seqno"]] for shard in shards]
+header = wanted(ask("blocks.getBlockHeader", id=last))
+seen["key_block_before"] = header["prev_key_block_seqno"]
+wanted(ask("blocks.getBlockHeader", id=shards[0]))
+named = {"@type": "ton.blockId", "workchain": -1, "shard": -(2**63), "seqno": 2}
+looked_up = ask("blocks.lookupBlock", mode=1, id=named, lt=0, utime=0)
+seen["looked_up"] = wanted(looked_up)["seqno"]
+newest = history["transactions"][0]["transaction_id"]
+found = wanted(
+    ask("blocks.lookupBlock", mode=2, id=named | {"workchain": 0}, lt=newest["lt"], utime=0)
+)
+start = {"@type": "blocks.accountTransactionId", "account": "", "lt": 0}
+listed = wanted(ask("blocks.getTransactions", id=found, mode=7, count=40, after=start))
+seen["listed"] = [each["hash"] for each in listed["transactions"]]
+whole = wanted(ask("blocks.getTransactionsExt", id=found, mode=7, count=40, after=start))
+seen["listed_ext"] = [each["transaction_id"]["hash"] for each in whole["transactions"]]
+wanted(ask("getConfigParam", mode=0, param=34))
+wanted(ask("getConfigAll", mode=0))
 sent = ask("raw.sendMessage", body=facts["message"])
 seen["sent"] = sent["@type"]
 refused = ask("raw.sendMessage", body=facts["refused"])

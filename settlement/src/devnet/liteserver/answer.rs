@@ -166,6 +166,7 @@ impl Desk<'_> {
             }
             Request::GetBlockHeader(query) => self.block_header(query)?,
             Request::LookupBlock(query) => self.lookup_block(query)?,
+            Request::LookupBlockWithProof(query) => self.lookup_with_proof(query)?,
             Request::GetBlockProof(query) => self.block_proof(query)?,
             Request::GetShardBlockProof(query) => self.shard_block_proof(&query.id)?,
             Request::GetAllShardsInfo(query) => self.all_shards(&query.id)?,
@@ -217,7 +218,9 @@ impl Desk<'_> {
     fn now(&self) -> u32 {
         let machine = SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX));
+            .map_or(0, |since| {
+                u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+            });
         machine
             .saturating_add(self.devnet.clock_ahead())
             .max(self.devnet.tip.record.unix)

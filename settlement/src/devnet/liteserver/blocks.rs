@@ -1,11 +1,9 @@
 //! Headers, shards, the configuration, and the way from one masterchain block to another.
 
-use ed25519_dalek::Signer;
-use sha2::{Digest as _, Sha256};
 use ton_liteapi::tl::common::{
     BlockIdExt, BlockLink, Int256, Signature as TlSignature, SignatureSet,
 };
-use ton_liteapi::tl::request::{GetBlockHeader, GetBlockProof, GetShardInfo, LookupBlock};
+use ton_liteapi::tl::request::{GetBlockHeader, GetBlockProof, GetShardInfo};
 use ton_liteapi::tl::response::{
     AllShardsInfo, BlockHeader, ConfigInfo, PartialBlockProof, Response, ShardBlockLink,
     ShardBlockProof, ShardInfo,
@@ -14,17 +12,14 @@ use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, CellFamily, Store};
 use tycho_types::models::{Block, ShardStateUnsplit};
 
-use super::super::network::{Choices, Network, validator_key};
+use super::super::assemble::sign;
 use super::super::record::{BlockRecord, Place};
-use super::super::GLOBAL_ID;
 use super::answer::{Desk, Named, Refusal, code};
 use super::ids;
 use super::proofs::{self, HeaderParts};
 
 /// Links in one answer; a longer way takes several questions.
 pub const MAX_LINKS: usize = 16;
-/// TL tag of an Ed25519 public key, which a node's short id is a hash of.
-const PUBLIC_KEY_TAG: [u8; 4] = [0xc6, 0xb4, 0x13, 0x48];
 
 impl Desk<'_> {
     pub(super) fn block_header(&self, query: &GetBlockHeader) -> Result<Response, Refusal> {
@@ -46,64 +41,26 @@ impl Desk<'_> {
         }))
     }
 
-    /// By number; by logical time, the block that holds it; by unix time, the last block made until then.
-    pub(super) fn lookup_block(&self, query: &LookupBlock) -> Result<Response, Refusal> {
-        let missing = || Refusal::new(code::NOT_READY, "block is not in db");
-        let place = ids::place(query.id.workchain, query.id.shard).ok_or_else(missing)?;
-        let seqno = if let Some(lt) = query.lt {
-            self.first_block(|record| *record.end_lt.get(place) >= lt)?
-        } else if let Some(unix) = query.utime {
-            self.first_block(|record| record.unix > unix)?.checked_sub(1).ok_or_else(missing)?
-        } else {
-            query.id.seqno
-        };
-        let record = self.devnet.record(seqno).map_err(|_| missing())?;
-        let id = ids::block_id(&record, place);
-        let named = Named {
-            place,
-            record,
-            fork: None,
-        };
-        Ok(Response::BlockHeader(BlockHeader {
-            header_proof: Boc::encode(proofs::header(&self.root(&named)?, HeaderParts::default())?),
-            id,
-            mode: (),
-            with_state_update: None,
-            with_value_flow: None,
-            with_extra: None,
-            with_shard_hashes: None,
-            with_prev_blk_signatures: None,
-        }))
-    }
-
-    /// The number of the first block that fits, where all after it do too; one above the newest where none does.
-    fn first_block(&self, fits: impl Fn(&BlockRecord) -> bool) -> Result<u32, Refusal> {
-        let mut low = 1;
-        let mut high = self.devnet.tip.record.seqno.saturating_add(1);
-        while low < high {
-            let middle = low.midpoint(high);
-            if fits(&self.devnet.record(middle)?) {
-                high = middle;
-            } else {
-                low = middle.saturating_add(1);
-            }
-        }
-        Ok(low)
-    }
-
+    /// From the block itself, which names them as the state after it does.
     pub(super) fn all_shards(&self, id: &BlockIdExt) -> Result<Response, Refusal> {
         let named = self.master(id)?;
-        let state = self.states(&named.record)?.master;
-        let parsed: ShardStateUnsplit = state.parse()?;
-        let shards = parsed
+        let root = self.root(&named)?;
+        let shards = root
+            .parse::<Block>()?
+            .load_extra()?
             .load_custom()?
             .ok_or(tycho_types::error::Error::InvalidData)?
             .shards;
         let mut data = CellBuilder::new();
         shards.store_into(&mut data, Cell::empty_context())?;
+        let parts = HeaderParts {
+            extra: true,
+            shards: true,
+            ..HeaderParts::default()
+        };
         Ok(Response::AllShardsInfo(AllShardsInfo {
             id: id.clone(),
-            proof: self.shards_proof(&named, &state)?,
+            proof: Boc::encode(proofs::header(&root, parts)?),
             data: Boc::encode(data.build()?),
         }))
     }
@@ -158,7 +115,11 @@ impl Desk<'_> {
     }
 
     /// All parameters, whichever were asked for: a proof of a few is hardly smaller.
-    pub(super) fn config(&self, id: &BlockIdExt, from_key_block: bool) -> Result<Response, Refusal> {
+    pub(super) fn config(
+        &self,
+        id: &BlockIdExt,
+        from_key_block: bool,
+    ) -> Result<Response, Refusal> {
         if from_key_block {
             return Err(Refusal::new(
                 code::PROTOCOL,
@@ -301,12 +262,8 @@ impl Desk<'_> {
         })
     }
 
-    /// Signatures can be made whenever they are asked for: Ed25519 always gives the same one.
     fn signatures(&self, named: &Named, id: &BlockIdExt) -> Result<SignatureSet, Refusal> {
-        let set = named.record.validators;
-        let key = validator_key(set);
-        let signed = Block::build_data_for_sign(&named.record.id(Place::Master));
-        let mut signature = key.sign(&signed).to_bytes();
+        let (short_id, mut signature) = sign(&named.record);
         if self.faults.wrong_proofs
             && let Some(byte) = signature.first_mut()
         {
@@ -315,20 +272,14 @@ impl Desk<'_> {
         if self.forks.is_unsigned(id) {
             signature = [0; 64];
         }
-        let short_id: [u8; 32] = Sha256::new()
-            .chain_update(PUBLIC_KEY_TAG)
-            .chain_update(key.verifying_key().as_bytes())
-            .finalize()
-            .into();
-        let network = Network::with(&Choices {
-            global_id: GLOBAL_ID,
-            genesis_unix: self.devnet.meta.genesis_unix,
-            validators: set,
-            zero_state: self.devnet.zero.hashes.base,
-        })?;
+        let header = self
+            .devnet
+            .block_root(Place::Master, named.record.seqno)?
+            .parse::<Block>()?
+            .load_info()?;
         Ok(SignatureSet {
-            validator_set_hash: network.set_hash.master,
-            catchain_seqno: 0,
+            validator_set_hash: header.gen_validator_list_hash_short,
+            catchain_seqno: header.gen_catchain_seqno,
             signatures: vec![TlSignature {
                 node_id_short: Int256(short_id),
                 signature: signature.to_vec(),

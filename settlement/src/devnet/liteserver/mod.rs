@@ -9,8 +9,11 @@ mod config;
 mod faults;
 mod fork;
 mod ids;
+mod lookup;
 mod proofs;
 mod session;
+#[cfg(test)]
+mod tests;
 mod transactions;
 
 use std::net::SocketAddr;
@@ -79,12 +82,20 @@ impl Liteserver {
             forks: Mutex::new(Forks::default()),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         });
-        let accepting = tokio::spawn(session::accept(listener, shared.clone()));
+        let accepting = tokio::spawn(session::accept(listener, Arc::downgrade(&shared)));
         Ok(Self {
             shared,
             address,
             accepting,
         })
+    }
+
+    /// Stops listening and waits until all connections have ended. The chain is not held by them any more then.
+    pub async fn close(&self) {
+        self.accepting.abort();
+        self.shared.faults.send_modify(|faults| faults.down = true);
+        let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+        let _ = self.shared.connections.acquire_many(all).await;
     }
 
     /// Where it listens.

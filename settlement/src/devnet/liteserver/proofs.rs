@@ -3,6 +3,8 @@
 //! A proof is the tree with everything cut away that its reader need not see. What to keep is found by reading it: a
 //! cell whose data was read while the proof was made stays.
 
+use std::collections::HashSet;
+
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, DynCell, HashBytes, UsageTree, UsageTreeMode};
 use tycho_types::error::Error;
@@ -33,11 +35,16 @@ fn proof_of(root: &Cell, read: impl FnOnce(&Cell) -> Result<(), Error>) -> Resul
     CellBuilder::build_from(MerkleProof::create(root.as_ref(), usage).build()?)
 }
 
-/// Reads a whole tree.
-fn read_all(cell: &DynCell) {
-    let _ = cell.data();
-    for child in cell.references() {
-        read_all(child);
+/// Reads a whole tree. Each cell once: a contract may refer to the same cells over and over, and a walk along every
+/// path would never end.
+fn read_all(root: &DynCell) {
+    let mut seen = HashSet::new();
+    let mut waiting = vec![root];
+    while let Some(cell) = waiting.pop() {
+        if seen.insert(*cell.repr_hash()) {
+            let _ = cell.data();
+            waiting.extend(cell.references());
+        }
     }
 }
 
@@ -79,7 +86,10 @@ pub(super) fn header(root: &Cell, parts: HeaderParts) -> Result<Cell, Error> {
 pub(super) fn key_block(root: &Cell) -> Result<Cell, Error> {
     proof_of(root, |root| {
         let block = read_header(root)?;
-        let custom = block.load_extra()?.load_custom()?.ok_or(Error::InvalidData)?;
+        let custom = block
+            .load_extra()?
+            .load_custom()?
+            .ok_or(Error::InvalidData)?;
         let config = custom.config.ok_or(Error::InvalidData)?;
         for number in PARAMETERS_FOR_SIGNATURES {
             if let Some(value) = config.params.as_dict().get(number)? {
@@ -156,7 +166,7 @@ pub(super) fn config(state: &Cell) -> Result<Cell, Error> {
         if let Some(shards) = extra.shards.as_dict().root() {
             read_all(shards.as_ref());
         }
-        let hundreds = state.seqno - state.seqno % 100;
+        let hundreds = state.seqno.saturating_sub(state.seqno % 100);
         let wanted = (0..=PREVIOUS_BLOCKS).flat_map(|back| {
             [
                 state.seqno.checked_sub(back),

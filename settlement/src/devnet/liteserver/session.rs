@@ -1,14 +1,15 @@
 //! Connections: ADNL frames in, ADNL frames out, one task for each query.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use adnl::AdnlPeer;
 use futures::{SinkExt, StreamExt};
 use tl_proto::{TlRead, TlWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use ton_liteapi::tl::request::{LiteQuery, WrappedRequest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use ton_liteapi::tl::request::{LiteQuery, Request, WaitMasterchainSeqno};
 use ton_liteapi::tl::response::{Error as TlError, Response};
 
 use super::answer::{Desk, Refusal, code};
@@ -43,7 +44,7 @@ mod tag {
     pub(super) const UNKNOWN: [u8; 4] = [0xc0, 0xc0, 0x0c, 0x0c];
 }
 
-pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn accept(listener: TcpListener, shared: Weak<Shared>) {
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
@@ -54,26 +55,31 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        let Ok(permit) = shared.connections.clone().try_acquire_owned() else {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let Ok(place) = shared.connections.clone().try_acquire_owned() else {
             tracing::debug!("too many connections, one closed");
             continue;
         };
-        let shared = shared.clone();
         tokio::spawn(async move {
+            let place = Arc::new(place);
             let mut faults = shared.faults.subscribe();
             tokio::select! {
-                () = session(socket, &shared) => {}
+                () = session(socket, &shared, &place) => {}
                 _ = faults.wait_for(|faults| faults.down) => {}
             }
-            drop(permit);
+            // In this order: when all places are free, nobody holds the chain.
+            drop(shared);
+            drop(place);
         });
     }
 }
 
-async fn session(socket: TcpStream, shared: &Arc<Shared>) {
+async fn session(socket: TcpStream, shared: &Arc<Shared>, place: &Arc<OwnedSemaphorePermit>) {
     // Small answers are waited for.
     let _ = socket.set_nodelay(true);
-    let handshake = AdnlPeer::handle_handshake(socket, |_| Some(shared.key.clone()));
+    let handshake = AdnlPeer::handle_handshake(socket, |_| Some(shared.key));
     let Ok(Ok(mut peer)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
         return;
     };
@@ -94,12 +100,15 @@ async fn session(socket: TcpStream, shared: &Arc<Shared>) {
                 match read(&frame) {
                     Frame::Query { id, query } => {
                         let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-                        let (shared, answers) = (shared.clone(), answers.clone());
+                        let (shared, place, answers) = (shared.clone(), place.clone(), answers.clone());
                         let query = query.to_vec();
                         tokio::spawn(async move {
-                            let answer = work(&shared, query).await;
-                            let _ = answers.send(envelope(id, &answer)).await;
+                            if let Some(answer) = work(&shared, query).await {
+                                let _ = answers.send(envelope(id, &answer)).await;
+                            }
                             drop(permit);
+                            drop(shared);
+                            drop(place);
                         });
                     }
                     Frame::Reply(reply) => {
@@ -115,7 +124,10 @@ async fn session(socket: TcpStream, shared: &Arc<Shared>) {
 }
 
 enum Frame<'a> {
-    Query { id: [u8; 32], query: &'a [u8] },
+    Query {
+        id: [u8; 32],
+        query: &'a [u8],
+    },
     /// Something that is answered at once.
     Reply(Vec<u8>),
     /// Something that needs no answer, or that nobody understands.
@@ -160,14 +172,24 @@ fn envelope(id: [u8; 32], answer: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The answer to a query, or the error in its place, as TL.
-async fn work(shared: &Arc<Shared>, query: Vec<u8>) -> Vec<u8> {
+/// The answer to a query, or the error in its place, as TL. `None` where the server went down before it.
+async fn work(shared: &Arc<Shared>, query: Vec<u8>) -> Option<Vec<u8>> {
     let delay = shared.faults.borrow().delay_ms;
     if delay > 0 {
-        tokio::time::sleep(Duration::from_millis(delay)).await;
+        unless_down(shared, tokio::time::sleep(Duration::from_millis(delay))).await?;
     }
     let answered = match tl_proto::deserialize::<LiteQuery>(&query) {
-        Ok(query) => answer(shared, query.wrapped_request).await,
+        Ok(query) => {
+            let query = query.wrapped_request;
+            let waited = match &query.wait_masterchain_seqno {
+                Some(wait) => unless_down(shared, reached(shared, wait)).await?,
+                None => Ok(()),
+            };
+            match waited {
+                Ok(()) => answer(shared, query.request).await,
+                Err(refusal) => Err(refusal),
+            }
+        }
         Err(error) => Err(Refusal::new(
             code::PROTOCOL,
             format!("cannot read the query: {error}"),
@@ -183,7 +205,31 @@ async fn work(shared: &Arc<Shared>, query: Vec<u8>) -> Vec<u8> {
     if bytes.starts_with(&tag::BLOCK_PROOF) && shared.faults.borrow().unknown_signatures {
         disguise(&mut bytes);
     }
-    bytes
+    Some(bytes)
+}
+
+/// Something that takes time, given up when the server goes down.
+async fn unless_down<T>(shared: &Arc<Shared>, wait: impl Future<Output = T>) -> Option<T> {
+    let mut faults = shared.faults.subscribe();
+    tokio::select! {
+        done = wait => Some(done),
+        _ = faults.wait_for(|faults| faults.down) => None,
+    }
+}
+
+/// Waits for a block as long as the client wants to.
+async fn reached(shared: &Arc<Shared>, wait: &WaitMasterchainSeqno) -> Result<(), Refusal> {
+    let mut heads = shared.chain.devnet().watch_head();
+    let patience = Duration::from_millis(wait.timeout_ms.min(MAX_WAIT_MS).into());
+    let seqno = wait.seqno;
+    let made = heads.wait_for(|head| *head >= seqno);
+    match tokio::time::timeout(patience, made).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(Refusal::new(
+            code::TIMEOUT,
+            format!("block {seqno} was not made in time"),
+        )),
+    }
 }
 
 /// Replaces the tags of signature sets.
@@ -201,24 +247,9 @@ fn disguise(bytes: &mut [u8]) {
     }
 }
 
-async fn answer(shared: &Arc<Shared>, query: WrappedRequest) -> Result<Vec<u8>, Refusal> {
-    if let Some(wait) = &query.wait_masterchain_seqno {
-        let mut heads = shared.chain.devnet().watch_head();
-        let patience = Duration::from_millis(wait.timeout_ms.min(MAX_WAIT_MS).into());
-        let seqno = wait.seqno;
-        let reached = heads.wait_for(|head| *head >= seqno);
-        match tokio::time::timeout(patience, reached).await {
-            Ok(Ok(_)) => {}
-            _ => {
-                return Err(Refusal::new(
-                    code::TIMEOUT,
-                    format!("block {seqno} was not made in time"),
-                ));
-            }
-        }
-    }
+/// Proofs and get methods take a while, and the chain is behind a lock: off the threads that serve sockets.
+async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Vec<u8>, Refusal> {
     let shared = shared.clone();
-    // Proofs and get methods take a while, and the chain is behind a lock.
     tokio::task::spawn_blocking(move || {
         let faults = *shared.faults.borrow();
         let mut forks = locked(&shared.forks);
@@ -228,8 +259,14 @@ async fn answer(shared: &Arc<Shared>, query: WrappedRequest) -> Result<Vec<u8>, 
             faults,
             forks: &mut forks,
         }
-        .answer(&query.request)
+        .answer(&request)
     })
     .await
     .unwrap_or_else(|error| Err(Refusal::new(code::INTERNAL, error.to_string())))
+}
+
+/// Reads a frame, for the test of strange bytes.
+#[cfg(test)]
+pub(super) fn fuzz(frame: &[u8]) {
+    let _ = read(frame);
 }

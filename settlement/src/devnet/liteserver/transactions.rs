@@ -198,7 +198,8 @@ fn in_block(root: &Cell) -> Result<Vec<Listed>, Error> {
 
 /// Several roots in one bag of cells.
 fn bag(cells: &[Cell]) -> Vec<u8> {
-    let mut header = BocHeader::<std::collections::hash_map::RandomState>::with_capacity(cells.len());
+    let mut header =
+        BocHeader::<std::collections::hash_map::RandomState>::with_capacity(cells.len());
     for cell in cells {
         header.add_root(cell.as_ref());
     }
