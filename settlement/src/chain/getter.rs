@@ -4,7 +4,9 @@ use cocoon_protocol::TonAddress;
 use tycho_types::dict::Dict;
 use tycho_types::error::Error;
 use tycho_types::models::{Account, BlockchainConfigParams, StoragePrices};
-use tycho_vm::{VmCaller, VmGetterArgs, VmGetterError};
+use tycho_vm::{
+    RcStackValue, VmCaller, VmGetterArgs, VmGetterError, VmGetterMethodId, VmGetterOutput,
+};
 
 use super::wire::MAX_STACK_ARGS;
 use super::{ChainError, MethodResult, Prices, StackItem};
@@ -58,18 +60,44 @@ pub(crate) fn prices(params: &BlockchainConfigParams) -> Result<Prices, Error> {
     })
 }
 
+/// Runs a get method, by name or number, on values of the machine.
+pub(crate) fn call(
+    account: &Account,
+    params: &BlockchainConfigParams,
+    address: TonAddress,
+    method: impl VmGetterMethodId,
+    arguments: Vec<RcStackValue>,
+    unix: u32,
+) -> Result<VmGetterOutput, ChainError> {
+    let caller = VmCaller {
+        libraries: Dict::new(),
+        behaviour_modifiers: Default::default(),
+        config: params.clone(),
+    };
+    let mut conditions = VmGetterArgs::default();
+    conditions.now = unix;
+    caller
+        .call_getter_ext(account, method, arguments, &conditions, None)
+        .map_err(|error| match error {
+            VmGetterError::NoCode => ChainError::NoContract { address },
+            VmGetterError::InvalidConfig(error) => ChainError::Internal {
+                reason: error.to_string(),
+            },
+        })
+}
+
 /// Runs a get method. `params` are from [`parameters`].
 pub(crate) fn run(
     account: &Account,
     params: &BlockchainConfigParams,
-    call: &Call<'_>,
+    what: &Call<'_>,
 ) -> Result<MethodResult, ChainError> {
     let Call {
         address,
         method,
         args,
         unix,
-    } = *call;
+    } = *what;
     if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
         return Err(ChainError::Encoding {
             what: "get method call",
@@ -80,21 +108,7 @@ pub(crate) fn run(
         .iter()
         .map(|item| report::to_vm(item, 0))
         .collect::<Result<Vec<_>, _>>()?;
-    let caller = VmCaller {
-        libraries: Dict::new(),
-        behaviour_modifiers: Default::default(),
-        config: params.clone(),
-    };
-    let mut conditions = VmGetterArgs::default();
-    conditions.now = unix;
-    let output = caller
-        .call_getter_ext(account, method, arguments, &conditions, None)
-        .map_err(|error| match error {
-            VmGetterError::NoCode => ChainError::NoContract { address },
-            VmGetterError::InvalidConfig(error) => ChainError::Internal {
-                reason: error.to_string(),
-            },
-        })?;
+    let output = call(account, params, address, method, arguments, unix)?;
     if !output.success {
         return Err(ChainError::GetMethod {
             address,

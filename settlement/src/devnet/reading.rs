@@ -6,21 +6,17 @@ use cocoon_protocol::TonAddress;
 use tokio::sync::watch;
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, HashBytes};
-use tycho_types::dict::Dict;
 use tycho_types::models::{Account, Block, ShardAccount};
-use tycho_vm::{VmCaller, VmGetterArgs, VmGetterError};
 
 use super::execution::{self, broken, carried};
 use super::record::{BlockRecord, Place, Split};
 use super::storage::{self, ACCOUNTS, IN_FLIGHT, Scan};
 use super::{Devnet, GLOBAL_ID, MINTED, decode_account, decode_json, report};
-use crate::chain::wire::{MAX_STACK_ARGS, MAX_TRANSACTIONS_PER_PAGE};
+use crate::chain::getter;
+use crate::chain::wire::MAX_TRANSACTIONS_PER_PAGE;
 use crate::chain::{
     AccountState, BlockRef, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
 };
-
-/// Longest name of a get method.
-const MAX_METHOD_NAME: usize = 128;
 
 impl Devnet {
     /// See [`Chain::global_id`](crate::chain::Chain::global_id).
@@ -213,35 +209,18 @@ impl Devnet {
         method: &str,
         args: &[StackItem],
     ) -> Result<MethodResult, ChainError> {
-        if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
-            return Err(ChainError::Encoding {
-                what: "get method call",
-                reason: format!(
-                    "at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"
-                ),
-            });
-        }
         let account = self
             .shard_account(address)?
             .load_account()
             .map_err(broken("account"))?;
         let account = account.ok_or(ChainError::NoContract { address })?;
-        let arguments = args
-            .iter()
-            .map(|item| report::to_vm(item, 0))
-            .collect::<Result<Vec<_>, _>>()?;
-        let output = self.call(address, &account, method, arguments, self.tip.record.unix)?;
-        if !output.success {
-            return Err(ChainError::GetMethod {
-                address,
-                method: method.to_owned(),
-                exit_code: output.exit_code,
-            });
-        }
-        Ok(MethodResult {
-            stack: report::stack(&output.stack)?,
-            gas_used: output.gas_used,
-        })
+        let call = getter::Call {
+            address,
+            method,
+            args,
+            unix: self.tip.record.unix,
+        };
+        getter::run(&account, &self.network.getters, &call)
     }
 
     /// Runs a get method of an account at a time.
@@ -253,21 +232,7 @@ impl Devnet {
         arguments: Vec<tycho_vm::RcStackValue>,
         unix: u32,
     ) -> Result<tycho_vm::VmGetterOutput, ChainError> {
-        let caller = VmCaller {
-            libraries: Dict::new(),
-            behaviour_modifiers: Default::default(),
-            config: self.network.getters.clone(),
-        };
-        let mut conditions = VmGetterArgs::default();
-        conditions.now = unix;
-        caller
-            .call_getter_ext(account, method, arguments, &conditions, None)
-            .map_err(|error| match error {
-                VmGetterError::NoCode => ChainError::NoContract { address },
-                VmGetterError::InvalidConfig(error) => ChainError::Internal {
-                    reason: error.to_string(),
-                },
-            })
+        getter::call(account, &self.network.getters, address, method, arguments, unix)
     }
 
     /// Where all coins are.
