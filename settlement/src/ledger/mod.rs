@@ -25,12 +25,15 @@
 //! The ledgers hold no cache: each method reads what it needs, so there is nothing to go stale after an error. A mutex
 //! makes each read-and-write one step; share a ledger in an `Arc`. All methods block on the disk.
 
+mod check;
 mod client;
 mod client_evidence;
 mod client_records;
 mod collateral;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod crash_world;
 mod jobs;
 mod log_news;
 #[cfg(test)]
@@ -47,6 +50,7 @@ mod worker_records;
 
 use cocoon_protocol::{Digest, JobId, NanoTon, TonAddress};
 
+pub use check::{CheckReport, Finding, MAX_FINDINGS, check, readable};
 pub use client::{ChannelOpening, ClientLedger};
 pub use client_evidence::{KeptEvidence, MAX_KEPT_EVIDENCE, ReceiptFile};
 pub use client_records::{

@@ -15,7 +15,8 @@ use rocksdb::{
 };
 
 use super::record::{Reader, Record, RecordError, Writer};
-use super::{Column, Pair, Schema, Store, StoreError, Write, WriteBatch, load, record};
+use super::group::{Engine, GroupCommit, GroupCounts};
+use super::{Column, Pair, Schema, Store, StoreError, Ticket, Write, WriteBatch, load, record};
 
 /// Bytes of recent writes a column holds in memory before they go to a table file.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -36,12 +37,18 @@ const DEFAULT_COLUMN: &str = "default";
 /// can name the process.
 const LOCK_FILE: &str = "writer.lock";
 
-/// A [`Store`] in a directory of its own.
+/// A [`Store`] in a directory of its own, with [group commit](super::group).
 #[derive(Debug)]
 pub struct RocksStore {
-    db: DB,
+    group: GroupCommit<RocksEngine>,
     schema: Schema,
     path: PathBuf,
+}
+
+/// RocksDB's write-ahead log: written at once, synced when asked.
+#[derive(Debug)]
+pub(crate) struct RocksEngine {
+    db: DB,
     /// Dropped after `db` (fields drop in order), so nobody else opens while RocksDB is still closing.
     _lock: File,
 }
@@ -79,10 +86,9 @@ impl RocksStore {
         let db = DB::open_cf_descriptors(&database_options(), &path, columns)
             .map_err(|error| engine("open", &error))?;
         let store = Self {
-            db,
+            group: GroupCommit::new(RocksEngine { db, _lock: lock }),
             schema,
             path,
-            _lock: lock,
         };
         store.check_schema(fresh)?;
         Ok(store)
@@ -122,6 +128,14 @@ impl RocksStore {
         Ok(true)
     }
 
+    /// How many batches were committed since the directory was opened, and with how many `fsync`s.
+    #[must_use]
+    pub fn counts(&self) -> GroupCounts {
+        self.group.counts()
+    }
+}
+
+impl RocksEngine {
     fn column(&self, column: Column) -> Result<&ColumnFamily, StoreError> {
         self.db
             .cf_handle(column.name())
@@ -129,7 +143,7 @@ impl RocksStore {
     }
 }
 
-impl Store for RocksStore {
+impl Engine for RocksEngine {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.db
             .get_cf(self.column(column)?, key)
@@ -156,7 +170,7 @@ impl Store for RocksStore {
         Ok(pairs)
     }
 
-    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
+    fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
         let mut writes = rocksdb::WriteBatch::default();
         for write in batch.writes {
             match write {
@@ -166,11 +180,54 @@ impl Store for RocksStore {
                 Write::Delete { column, key } => writes.delete_cf(self.column(column)?, key),
             }
         }
-        let mut durable = WriteOptions::default();
-        durable.set_sync(true);
+        // Into the log and to the operating system; `sync` takes it from there to the disk.
         self.db
-            .write_opt(writes, &durable)
+            .write_opt(writes, &WriteOptions::default())
             .map_err(|error| engine("write", &error))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db
+            .flush_wal(true)
+            .map_err(|error| engine("sync", &error))
+    }
+}
+
+impl Store for RocksStore {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.group.get(column, key)
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        self.group.scan(column, prefix, from, limit)
+    }
+
+    fn latest_get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.group.latest_get(column, key)
+    }
+
+    fn latest_scan(
+        &self,
+        column: Column,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        self.group.latest_scan(column, prefix, from, limit)
+    }
+
+    fn submit(&self, batch: WriteBatch) -> Result<Ticket, StoreError> {
+        self.group.submit(batch)
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.group.wait(ticket)
     }
 }
 
