@@ -30,16 +30,20 @@ mod client;
 mod client_evidence;
 mod client_records;
 mod collateral;
+mod copy;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod crash_world;
 mod jobs;
+mod leaves;
 mod log_news;
+mod migrations;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod record_tests;
+mod repair;
 mod settling;
 mod summary;
 #[cfg(test)]
@@ -57,8 +61,11 @@ pub use client_records::{
     ClientChannel, ClientChannelState, KeptReceipt, MAX_CLIENT_CHANNELS, SignedPart,
 };
 pub use collateral::KeptCollateral;
+pub use copy::{Contents, contents, copy, for_each_pair};
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
+pub use leaves::{Leaf, LeafClaim, LeavesError, LeavesReader, MAX_LEAF_BYTES, publish};
 pub use log_news::KeptLogNews;
+pub use repair::{Loss, MAX_LISTED_LOSSES, RepairReport, Rewound, salvage};
 pub use settling::ProvenEntry;
 pub use summary::{BatchLine, ClientChannelLine, ClientSummary, WorkerChannelLine, WorkerSummary};
 pub use voucher_check::{CheckedVoucher, VoucherError, check_voucher};
@@ -123,6 +130,7 @@ pub const SCHEMA: Schema = Schema {
         CLIENT_EVIDENCE,
         CLIENT_EVIDENCE_BY_AGE,
     ],
+    migrations: migrations::MIGRATIONS,
 };
 
 /// What can go wrong with a ledger.

@@ -21,7 +21,7 @@ pub const MAX_BATCH_ENTRIES: u32 = 100_000;
 
 /// In front of an entry's leaf bytes when there is no receipt. No receipt starts like this: receipts are protobuf, and
 /// `c` (0x63) opens a group there, which proto3 does not have.
-const UNRECEIPTED_TAG: &[u8] = b"cocoon/unreceipted/v1\0";
+pub(super) const UNRECEIPTED_TAG: &[u8] = b"cocoon/unreceipted/v1\0";
 
 /// A voucher as it is kept: the channel is in the record's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

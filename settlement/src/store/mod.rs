@@ -11,22 +11,28 @@
 //!
 //! This module does *not* cache, does not retry and knows nothing of money.
 
+mod baseline;
 #[cfg(test)]
 pub(crate) mod fault;
 pub(crate) mod group;
 #[cfg(test)]
 mod group_tests;
 mod memory;
+mod reader;
 pub mod record;
 mod rocks;
+mod schema;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use baseline::bare_wal;
 pub use group::{GroupCounts, MAX_UNDURABLE};
 pub use memory::MemoryStore;
 pub use record::{Reader, Record, RecordError, Writer};
+pub use reader::{RocksReader, repair_files};
 pub use rocks::RocksStore;
+pub use schema::{Migration, MigrationError, Schema};
 
 /// The name of a column (in RocksDB: of a column family). Declared once as a constant by the module that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,17 +50,6 @@ impl Column {
     pub const fn name(self) -> &'static str {
         self.0
     }
-}
-
-/// What a program expects to find in a directory.
-#[derive(Clone, Copy, Debug)]
-pub struct Schema {
-    /// Whose data this is, for example `"ledger"`; a devnet's directory is refused by a worker.
-    pub name: &'static str,
-    /// Raised when columns, keys or the meaning of a value change. A record's own version byte covers added fields.
-    pub version: u32,
-    /// Every column this schema uses.
-    pub columns: &'static [Column],
 }
 
 /// One change inside a [`WriteBatch`].
@@ -117,6 +112,11 @@ impl WriteBatch {
     #[must_use]
     pub fn writes(&self) -> &[Write] {
         &self.writes
+    }
+
+    /// Adds a record that was read from another store, sealed as it was.
+    pub(crate) fn put_sealed(&mut self, column: Column, key: Vec<u8>, value: Vec<u8>) {
+        self.writes.push(Write::Put { column, key, value });
     }
 
     #[cfg(test)]
@@ -367,6 +367,27 @@ pub enum StoreError {
         found: u32,
         /// The version this program reads and writes.
         supported: u32,
+    },
+    /// An older directory cannot be taken over. Nothing was changed.
+    #[error("{path} cannot go from schema version {from} to {to}: {why}", path = path.display())]
+    Migration {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        from: u32,
+        /// The next.
+        to: u32,
+        /// The reason, and what to do.
+        why: String,
+    },
+    /// A write through a [`RocksReader`] (a programming error).
+    #[error("this directory was opened for reading only")]
+    ReadOnly,
+    /// There is no such directory, or no database in it.
+    #[error("{path} holds no ledger; name a node's <data_dir>/ledger", path = path.display())]
+    NoDatabase {
+        /// The directory.
+        path: PathBuf,
     },
     /// Data without a schema record: not ours, or its first write never finished and something else wrote since.
     #[error("{path} holds columns but no schema record; choose another data directory", path = path.display())]

@@ -9,12 +9,14 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, ErrorKind,
     IteratorMode, Options, WriteOptions,
 };
 
-use super::record::{Reader, Record, RecordError, Writer};
+use super::record::Record as _;
+use super::schema::SchemaRecord;
 use super::group::{Engine, GroupCommit, GroupCounts};
 use super::{Column, Pair, Schema, Store, StoreError, Ticket, Write, WriteBatch, load, record};
 
@@ -94,6 +96,18 @@ impl RocksStore {
         Ok(store)
     }
 
+    /// A consistent copy of everything as it is now, in a directory that must not exist. Table files are linked where the
+    /// file system can, so it takes little room as long as both are there.
+    ///
+    /// # Errors
+    /// The engine's failure.
+    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        let failed = |error: rocksdb::Error| engine("make a checkpoint", &error);
+        Checkpoint::new(&self.group.engine().db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
+            .map_err(failed)
+    }
+
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -103,7 +117,10 @@ impl RocksStore {
     fn check_schema(&self, fresh: bool) -> Result<(), StoreError> {
         let found = load::<SchemaRecord>(self, &SchemaRecord::KEY)?;
         match found {
-            Some(found) => found.accept(&self.path, self.schema),
+            Some(found) => {
+                found.accept(&self.path, self.schema)?;
+                self.schema.migrate(&self.path, self)
+            }
             // The first write of all may have been lost in a crash; then there is nothing in the columns either.
             None if fresh || self.is_empty()? => {
                 let mut batch = WriteBatch::new();
@@ -231,7 +248,7 @@ impl Store for RocksStore {
     }
 }
 
-fn database_options() -> Options {
+pub(super) fn database_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -253,7 +270,7 @@ fn column_options() -> Options {
     options
 }
 
-fn engine(action: &'static str, error: &rocksdb::Error) -> StoreError {
+pub(super) fn engine(action: &'static str, error: &rocksdb::Error) -> StoreError {
     let detail = error.as_ref().to_owned();
     match error.kind() {
         ErrorKind::Corruption => StoreError::Corrupt { detail },
@@ -298,7 +315,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 }
 
 /// If the columns are not the schema's, reads the schema record through a read-only handle that opens only its column.
-fn check_foreign_columns(path: &Path, schema: Schema) -> Result<(), StoreError> {
+pub(super) fn check_foreign_columns(path: &Path, schema: Schema) -> Result<(), StoreError> {
     let columns = DB::list_cf(&database_options(), path).map_err(|error| engine("open", &error))?;
     let meta = SchemaRecord::COLUMN.name();
     let expected: BTreeSet<&str> = [DEFAULT_COLUMN, meta]
@@ -333,58 +350,6 @@ fn check_foreign_columns(path: &Path, schema: Schema) -> Result<(), StoreError> 
     }
 }
 
-/// Which schema a directory holds. Column `schema`, key `schema`.
-#[derive(Debug)]
-struct SchemaRecord {
-    name: String,
-    version: u32,
-}
-
-impl SchemaRecord {
-    const KEY: [u8; 6] = *b"schema";
-
-    fn accept(&self, path: &Path, wanted: Schema) -> Result<(), StoreError> {
-        if self.name != wanted.name {
-            return Err(StoreError::OtherSchema {
-                path: path.to_path_buf(),
-                found: self.name.clone(),
-                wanted: wanted.name,
-            });
-        }
-        if self.version != wanted.version {
-            return Err(StoreError::SchemaVersion {
-                path: path.to_path_buf(),
-                name: wanted.name,
-                found: self.version,
-                supported: wanted.version,
-            });
-        }
-        Ok(())
-    }
-}
-
-impl Record for SchemaRecord {
-    const COLUMN: Column = Column::new("schema");
-    const VERSION: u8 = 1;
-
-    fn key(&self) -> Vec<u8> {
-        Self::KEY.to_vec()
-    }
-
-    fn write(&self, out: &mut Writer) {
-        out.bytes(self.name.as_bytes());
-        out.u32(self.version);
-    }
-
-    fn read(_version: u8, _key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
-        let name = fields.bytes()?.to_vec();
-        Ok(Self {
-            name: String::from_utf8(name).map_err(|_| RecordError::BadValue("the schema name"))?,
-            version: fields.u32()?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(
@@ -401,6 +366,7 @@ mod tests {
         name: "colours",
         version: 3,
         columns: &[RED, BLUE],
+        migrations: &[],
     };
 
     fn put(store: &impl Store, column: Column, key: &[u8], value: &[u8]) {
@@ -460,6 +426,7 @@ mod tests {
             name: "shapes",
             version: 3,
             columns: &[BLUE],
+            migrations: &[],
         };
         match RocksStore::open(dir.path(), other) {
             Err(StoreError::OtherSchema { found, wanted, .. }) => {
