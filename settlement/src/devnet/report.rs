@@ -3,7 +3,7 @@
 use cocoon_protocol::{NanoTon, TonAddress};
 use num_bigint::BigInt;
 use tycho_types::boc::Boc;
-use tycho_types::cell::{Cell, CellBuilder};
+use tycho_types::cell::{Cell, CellBuilder, CellSlice};
 use tycho_types::error::Error;
 use tycho_types::models::{
     AccountState as State, ComputePhase, MsgInfo, OwnedMessage, ShardAccount, Transaction, TxInfo,
@@ -64,6 +64,7 @@ pub(super) fn transaction(
             .in_msg
             .as_ref()
             .map(|message| digest(message.repr_hash())),
+        in_body: None,
         source: None,
         value: NanoTon::ZERO,
         bounced: false,
@@ -74,6 +75,11 @@ pub(super) fn transaction(
         success: false,
         sent: Vec::new(),
     };
+    if let Some(message) = &transaction.in_msg {
+        let body = message.parse::<OwnedMessage>()?.body;
+        let body = CellBuilder::build_from(CellSlice::apply(&body)?)?;
+        summary.in_body = Some(Boc::encode(&body));
+    }
     if let Some(message) = &transaction.in_msg
         && let MsgInfo::Int(info) = message.parse::<OwnedMessage>()?.info
     {

@@ -15,11 +15,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::check::check;
-use super::crash_world::{Death, Life, Medium, Who, World, worker_peer};
+use super::crash_world::{Death, Life, Medium, Who, World, now, worker_peer};
+use super::leaves::publish;
 use super::testing::{
     GLOBAL_ID, address, at, client_key, job, peer, public, ton, voucher,
 };
 use super::{SCHEMA, WorkerLedger, check_voucher};
+use crate::audit::audit;
 use crate::store::fault::{Fate, Faults, Sending};
 use crate::store::{MemoryStore, RocksStore};
 
@@ -154,6 +156,13 @@ fn check_everything(world: &World, life: &Life, mishaps: &[Mishap]) {
         let report = check(store, Some(crate::devnet::GLOBAL_ID)).unwrap();
         assert!(report.is_clean(), "{mishaps:?}: {:?}", report.findings);
     }
+    // And a stranger, who has only the chain and the published leaves, finds nothing either.
+    let mut leaves = Vec::new();
+    publish(worker, world.ledger_address(), &mut leaves).unwrap();
+    let audited = audit(&world.chain, world.ledger_address(), &leaves[..], |_| {});
+    let audited = now(audited).unwrap();
+    assert!(audited.is_clean(), "{mishaps:?}: {:?}", audited.findings);
+    assert_eq!((audited.jobs, audited.credited.nano()), (view.jobs, paid));
     assert_eq!(client.channels_with(&worker_peer()).unwrap().len(), signed.len());
 }
 

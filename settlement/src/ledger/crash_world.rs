@@ -110,7 +110,7 @@ pub(super) struct Life {
 }
 
 /// The local chain never waits.
-fn now<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("a local chain answers at once")
 }
 
@@ -191,6 +191,15 @@ impl World {
         state.as_ref().map(LedgerView::from)
     }
 
+    /// The worker begins anew under another key, with an empty past: the clients' story is told once more.
+    pub(super) fn move_to_new_contract(&mut self, disk: Medium, seed: u8) {
+        self.ledger_key = key(seed);
+        self.ledger.key = public(&self.ledger_key);
+        self.disks.insert(Who::Worker, disk);
+        self.acknowledged.clear();
+        self.next = 0;
+    }
+
     fn terms(&self, nonce: u32) -> ChannelTerms {
         ChannelTerms {
             client: self.client_wallet.address(),
@@ -201,7 +210,7 @@ impl World {
         }
     }
 
-    fn settler_config(&self) -> SettlerConfig {
+    pub(super) fn settler_config(&self) -> SettlerConfig {
         SettlerConfig {
             // Claims are due as soon as they are covered, so that a new life is tempted to send them again at once.
             min_claim: MIN_CLAIM,

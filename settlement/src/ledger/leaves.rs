@@ -8,7 +8,7 @@
 //! end    = 0x00 ‖ number of records (u64 BE) ‖ root over all of them (32)
 //! ```
 //! Records stand in the order of the log; the place in the file is the index. `total` is the channel's newest voucher at
-//! that entry (0 without one), `credited` its rise since the channel's last entry. The leaf is what is hashed: the signed
+//! that entry (without one, what it had paid before), `credited` its rise since the channel's last entry. The leaf is what is hashed: the signed
 //! receipt, or for an entry without one the tagged statement of [`Entry::leaf_bytes`]. Writer and reader hold one record.
 //!
 //! # What it reveals
@@ -37,7 +37,7 @@ pub const MAX_LEAF_BYTES: u32 = 64 * 1024;
 pub struct Leaf {
     /// Where it is paid.
     pub channel: TonAddress,
-    /// The channel's newest voucher at that moment; zero without one.
+    /// The channel's newest voucher at that moment; without one, what it had paid before.
     pub total: NanoTon,
     /// How far the total rose since the channel's last entry.
     pub credited: NanoTon,
@@ -92,10 +92,11 @@ pub enum LeavesError {
 }
 
 impl Leaf {
-    fn of(entry: &Entry) -> Self {
+    /// `base`: what the channel had paid before the log knew it, which counts where there is no voucher yet.
+    fn of(entry: &Entry, base: NanoTon) -> Self {
         Self {
             channel: entry.channel,
-            total: entry.voucher.map_or(NanoTon::ZERO, |held| held.cumulative),
+            total: entry.voucher.map_or(base, |held| held.cumulative),
             credited: entry.credited,
             bytes: entry.leaf_bytes(),
         }
@@ -167,7 +168,13 @@ pub fn publish<S: Store>(
     let mut tree = Frontier::new();
     let mut failed = None;
     for_entries(&ledger.store, 0, end, |entry| {
-        let leaf = Leaf::of(&entry);
+        let base = match entry.voucher {
+            Some(_) => NanoTon::ZERO,
+            None => ledger
+                .channel(&entry.channel)?
+                .map_or(NanoTon::ZERO, |channel| channel.base),
+        };
+        let leaf = Leaf::of(&entry, base);
         tree.push(leaf.hash());
         if failed.is_none() {
             failed = write_record(out, &leaf).err();

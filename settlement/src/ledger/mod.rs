@@ -43,11 +43,14 @@ mod migrations;
 mod model_tests;
 #[cfg(test)]
 mod record_tests;
+mod rebase;
 mod repair;
 mod settling;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tool_tests;
 mod voucher_check;
 mod worker;
 mod worker_records;
@@ -65,6 +68,7 @@ pub use copy::{Contents, contents, copy, for_each_pair};
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
 pub use leaves::{Leaf, LeafClaim, LeavesError, LeavesReader, MAX_LEAF_BYTES, publish};
 pub use log_news::KeptLogNews;
+pub use rebase::{RECONCILED, Rebased, rebase, worker_channels};
 pub use repair::{Loss, MAX_LISTED_LOSSES, RepairReport, Rewound, salvage};
 pub use settling::ProvenEntry;
 pub use summary::{BatchLine, ClientChannelLine, ClientSummary, WorkerChannelLine, WorkerSummary};

@@ -331,7 +331,8 @@ pub enum RolledBack {
     /// More was committed than this ledger ever cut.
     #[error(
         "the ledger contract is at batch {chain}, this ledger only at {ledger}: its disk was restored from an old copy \
-         or another node runs with the same key; stop the other node or restore the newest copy"
+         or another node runs with the same key; stop the other node, or restore the newest copy; where neither helps, \
+         move to a new ledger contract with `cocoon ledger reconcile` (docs/ledger.md says what that means)"
     )]
     ChainAhead {
         /// On chain.
@@ -342,7 +343,8 @@ pub enum RolledBack {
     /// The same batch number holds something else.
     #[error(
         "batch {seqno} on chain (root {chain_root}) is not this ledger's (root {ledger_root}): another node runs with \
-         the same key; stop one of them"
+         the same key; stop one of them, and if this disk is the wrong one, `cocoon ledger reconcile` moves it to a new \
+         ledger contract"
     )]
     Diverged {
         /// Which.
