@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, doctor, gpu, guest, log,
-    model, policy, receipt, run, status, vault, verify,
+    CommandResult, FAILURE, audit, bench, chat, collateral, config, demo, devnet, doctor, gpu,
+    guest, ledger, log, model, policy, receipt, run, status, vault, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -40,6 +40,10 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Show, check, export and recount receipts
     Receipt(receipt::ReceiptArgs),
+    /// Check, dump, back up, restore, repair a node's ledger; prove what is in it
+    Ledger(Box<ledger::LedgerArgs>),
+    /// Hold a worker's published leaves against the chain; exit 0 only if nothing is wrong
+    Audit(Box<audit::AuditArgs>),
     /// Run a whole network on this machine: a prompt, its payment, its settlement
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
@@ -84,6 +88,8 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Receipt(args) => receipt::run(args),
+        Command::Ledger(args) => ledger::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
         Command::Policy(args) => policy::run(args),
@@ -149,6 +155,19 @@ mod tests {
             "cocoon gpu show report.bin --json",
             "cocoon gpu verify evidence.bin --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --json",
             "cocoon gpu verify report.bin --chain chain.pem --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --at 2025-10-09T08:53:20Z --expired-rim-signers allow --allow-unknown-mode",
+            "cocoon ledger check --global-id -239 --json",
+            "cocoon ledger check --directory /tmp/ledger",
+            "cocoon ledger dump --column worker.channels",
+            "cocoon ledger backup /tmp/backup --data-dir /tmp/x",
+            "cocoon ledger restore /tmp/backup --data-dir /tmp/x --json",
+            "cocoon ledger repair --out /tmp/repaired",
+            "cocoon ledger repair --in-place --json",
+            "cocoon ledger prove 00000000000000000000000000000001",
+            "cocoon ledger prove --verify proof.json --chain-url http://127.0.0.1:1 --json",
+            "cocoon ledger publish --out leaves --contract 0:0000000000000000000000000000000000000000000000000000000000000000",
+            "cocoon ledger reconcile --yes",
+            "cocoon audit 0:0000000000000000000000000000000000000000000000000000000000000000 --leaves http://127.0.0.1:1/leaves --json",
+            "cocoon bench settlement --threads 8 --json",
             "cocoon model pull",
             "cocoon model pull hf:Qwen/Qwen3-0.6B --name qwen",
             "cocoon model list --json",

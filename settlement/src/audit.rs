@@ -282,10 +282,11 @@ pub async fn audit(
     sequence(&commits, &mut report);
     let [newest, ..] = state.roots;
     let held = (state.seqno, state.jobs, state.total, newest);
-    let last = commits.last().map_or(
-        (0, 0, NanoTon::ZERO, Digest::from_bytes([0; 32])),
-        |last| (last.seqno, last.jobs, last.total, last.root),
-    );
+    let last = commits
+        .last()
+        .map_or((0, 0, NanoTon::ZERO, Digest::from_bytes([0; 32])), |last| {
+            (last.seqno, last.jobs, last.total, last.root)
+        });
     if held != last {
         let what = format!(
             "the contract holds batch {} with {} jobs, the last commit seen is {} with {}",
@@ -348,7 +349,10 @@ fn compare<R: Read>(
                 });
             }
             if commit.jobs == size && commit.total != credited {
-                let what = format!("its total is {}, the leaves credit {credited}", commit.total);
+                let what = format!(
+                    "its total is {}, the leaves credit {credited}",
+                    commit.total
+                );
                 report.add(AuditFinding {
                     commit: Some(commit.seqno),
                     ..wrong("total", what)
@@ -385,10 +389,9 @@ fn compare<R: Read>(
             });
         }
         let base = leaf.total.saturating_sub(leaf.credited);
-        let line = channels.entry(leaf.channel).or_insert(Line {
-            base,
-            total: base,
-        });
+        let line = channels
+            .entry(leaf.channel)
+            .or_insert(Line { base, total: base });
         if line.total.checked_add(leaf.credited) != Some(leaf.total) {
             let what = format!(
                 "credits {}, its channel went from {} to {}",

@@ -1,5 +1,6 @@
 //! What `cocoon <command>` does, one file each.
 
+pub mod audit;
 pub mod bench;
 pub mod canary;
 pub mod chat;
@@ -10,6 +11,7 @@ pub mod devnet;
 pub mod doctor;
 pub mod gpu;
 pub mod guest;
+pub mod ledger;
 pub mod log;
 pub mod model;
 pub mod policy;
@@ -81,6 +83,9 @@ pub enum CommandError {
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] cocoon_settlement::chain::ChainError),
+    /// A ledger's tools.
+    #[error(transparent)]
+    LedgerTool(Box<ledger::LedgerToolError>),
     /// A file, the terminal, the network of this machine.
     #[error("{what}: {source}")]
     Io {

@@ -368,7 +368,7 @@ fn add_worker(
     }];
     let terms = LedgerTerms {
         owner: chain.address,
-        key: PublicKey32::from_bytes(keys.wallet_key.verifying_key().to_bytes()),
+        key: PublicKey32::from_bytes(keys.ledger_key.verifying_key().to_bytes()),
     };
     let ledger_address = terms.address().map_err(at_chain)?;
     let ledger = Arc::new(WorkerLedger::new(Arc::clone(&chain.store)));
@@ -397,7 +397,7 @@ fn add_worker(
                 chain: Arc::clone(&chain.chain),
                 wallet: Arc::clone(&chain.wallet),
                 terms,
-                key: keys.wallet_key.clone(),
+                key: keys.ledger_key.clone(),
                 global_id: chain.global_id,
                 config: SettlerConfig {
                     batch_age_ms,

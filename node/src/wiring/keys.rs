@@ -15,13 +15,20 @@ use crate::secret_file::{SecretFileError, Token};
 pub(super) struct Keys {
     pub(super) peer_key: Keypair,
     pub(super) wallet_key: SigningKey,
+    /// Signs the worker's commits: the wallet's key, unless the worker moved to a new ledger contract.
+    pub(super) ledger_key: SigningKey,
 }
+
+/// In the data directory of a worker that moved to a new ledger contract (`cocoon ledger reconcile`).
+pub(crate) const LEDGER_KEY_FILE: &str = "ledger-key";
 
 impl Keys {
     /// Reads both from the data directory; makes what is missing, mode 600.
     pub(super) fn load_or_create(directory: &Path) -> Result<Self, WiringError> {
         let mut peer_seed = seed(directory.join("peer-key"))?;
         let wallet_seed = seed(directory.join("wallet-key"))?;
+        let ledger_key =
+            ledger_key(directory)?.unwrap_or_else(|| SigningKey::from_bytes(&wallet_seed));
         let peer_key =
             Keypair::ed25519_from_bytes(&mut peer_seed).map_err(|_| WiringError::NoKey {
                 path: directory.join("peer-key"),
@@ -29,6 +36,7 @@ impl Keys {
         Ok(Self {
             peer_key,
             wallet_key: SigningKey::from_bytes(&wallet_seed),
+            ledger_key,
         })
     }
 
@@ -42,7 +50,15 @@ impl Keys {
 /// # Errors
 /// A file that others can read, or that holds no key.
 pub(crate) fn wallet_key(directory: &Path) -> Result<Option<SigningKey>, WiringError> {
-    let path = directory.join("wallet-key");
+    existing(directory.join("wallet-key"))
+}
+
+/// The key of the ledger contract, if it is not the wallet's.
+fn ledger_key(directory: &Path) -> Result<Option<SigningKey>, WiringError> {
+    existing(directory.join(LEDGER_KEY_FILE))
+}
+
+fn existing(path: PathBuf) -> Result<Option<SigningKey>, WiringError> {
     match Token::load(&path) {
         Ok(token) => Ok(Some(SigningKey::from_bytes(&bytes(&token, path)?))),
         Err(SecretFileError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),

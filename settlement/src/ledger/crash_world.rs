@@ -111,7 +111,9 @@ pub(super) struct Life {
 
 /// The local chain never waits.
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("a local chain answers at once")
+    future
+        .now_or_never()
+        .expect("a local chain answers at once")
 }
 
 fn key(seed: u8) -> SigningKey {
@@ -226,7 +228,9 @@ impl World {
     /// The whole story, from wherever the disks, the chain and the script are, to its end or to a death.
     pub(super) fn live(&mut self, life: &mut Life) -> Result<(), Death> {
         self.live_inner(life).map_err(|(who, error)| match error {
-            LedgerError::Store(StoreError::Killed { .. } | StoreError::Stopped { .. }) => Death(who),
+            LedgerError::Store(StoreError::Killed { .. } | StoreError::Stopped { .. }) => {
+                Death(who)
+            }
             error => panic!("{who:?}: {error}"),
         })
     }
@@ -307,7 +311,10 @@ impl World {
         // The worker says what it holds; what it lacks is sent again, the very same voucher.
         let held = life.worker.channel(&channel).map_err(worker)?.unwrap();
         let known = life.client.channel(&channel).map_err(client)?.unwrap();
-        assert!(held.held_total() <= known.signed_total(), "never a smaller total");
+        assert!(
+            held.held_total() <= known.signed_total(),
+            "never a smaller total"
+        );
         let mut vouchers = VecDeque::new();
         if known.signed_total() > held.held_total() {
             vouchers.push_back(None);
@@ -436,7 +443,8 @@ impl World {
             valid_until: transfer.valid_until,
         };
         life.client.open_channel(opening, self.now)?;
-        life.client.record_opening_sent(&address, transfer.message)?;
+        life.client
+            .record_opening_sent(&address, transfer.message)?;
         life.client_faults
             .send(|| now(self.chain.send_external(&transfer.boc)).unwrap())?;
         self.block(5);
@@ -541,7 +549,11 @@ impl World {
 }
 
 impl Life {
-    pub(super) fn new(world: &World, worker_faults: Arc<Faults>, client_faults: Arc<Faults>) -> Self {
+    pub(super) fn new(
+        world: &World,
+        worker_faults: Arc<Faults>,
+        client_faults: Arc<Faults>,
+    ) -> Self {
         Self {
             worker: world.boot_worker(worker_faults.clone()),
             client: world.boot_client(client_faults.clone()),

@@ -218,7 +218,9 @@ impl<R: Read> LeavesReader<R> {
     /// [`LeavesError::Magic`], or the reader's failure.
     pub fn new(mut input: R) -> Result<Self, LeavesError> {
         let mut magic = [0; MAGIC.len()];
-        input.read_exact(&mut magic).map_err(|_| LeavesError::Magic)?;
+        input
+            .read_exact(&mut magic)
+            .map_err(|_| LeavesError::Magic)?;
         if &magic != MAGIC {
             return Err(LeavesError::Magic);
         }

@@ -35,15 +35,16 @@ mod copy;
 mod crash_tests;
 #[cfg(test)]
 mod crash_world;
+mod dump;
 mod jobs;
 mod leaves;
 mod log_news;
 mod migrations;
 #[cfg(test)]
 mod model_tests;
+mod rebase;
 #[cfg(test)]
 mod record_tests;
-mod rebase;
 mod repair;
 mod settling;
 mod summary;
@@ -65,6 +66,7 @@ pub use client_records::{
 };
 pub use collateral::KeptCollateral;
 pub use copy::{Contents, contents, copy, for_each_pair};
+pub use dump::describe;
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
 pub use leaves::{Leaf, LeafClaim, LeavesError, LeavesReader, MAX_LEAF_BYTES, publish};
 pub use log_news::KeptLogNews;

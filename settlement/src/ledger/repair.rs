@@ -223,11 +223,7 @@ fn log(to: &impl Store, had_head: bool, report: &mut RepairReport) -> Result<(),
 }
 
 /// The job of an entry that is gone no longer names it.
-fn forget_entry(
-    to: &impl Store,
-    batch: &mut WriteBatch,
-    entry: &Entry,
-) -> Result<(), LedgerError> {
+fn forget_entry(to: &impl Store, batch: &mut WriteBatch, entry: &Entry) -> Result<(), LedgerError> {
     let job = super::jobs::find(to, super::Side::Worker, &entry.job)?;
     if let Some(mut job) = job
         && let Some(end) = &mut job.end

@@ -135,7 +135,9 @@ fn leaves_that_are_cut_short_or_anothers_are_no_audit() {
         assert!(
             matches!(
                 audited(&world, &leaves[..cut]),
-                Err(AuditError::Leaves(LeavesError::Magic | LeavesError::Damaged(_)))
+                Err(AuditError::Leaves(
+                    LeavesError::Magic | LeavesError::Damaged(_)
+                ))
             ),
             "cut at {cut}"
         );
@@ -204,7 +206,9 @@ fn a_check_names_each_kind_of_damage() {
     assert_eq!(found(&worker), BTreeSet::new());
     assert_eq!(found(&client), BTreeSet::new());
     let entry: Entry = load(&worker, &1_u64.to_be_bytes()).unwrap().unwrap();
-    let channel: WorkerChannel = load(&worker, &channel_key(&entry.channel)).unwrap().unwrap();
+    let channel: WorkerChannel = load(&worker, &channel_key(&entry.channel))
+        .unwrap()
+        .unwrap();
     let batch: Batch = load(&worker, &2_u32.to_be_bytes()).unwrap().unwrap();
     let head: Head = load(&worker, &Head::KEY).unwrap().unwrap();
 
@@ -307,7 +311,9 @@ fn a_repair_makes_counters_and_indexes_anew_and_never_makes_up_money() {
     let worker = disk_of(&world, Who::Worker);
     // The head is lost altogether.
     let copy = copied(&worker);
-    change(&copy, |out| out.put_raw(WORKER_HEAD, b"head".to_vec(), vec![9; 30]));
+    change(&copy, |out| {
+        out.put_raw(WORKER_HEAD, b"head".to_vec(), vec![9; 30])
+    });
     let repaired = MemoryStore::new(SCHEMA);
     let report = salvage(&copy, &repaired).unwrap();
     assert_eq!((report.lost, report.rewound.len()), (0, 0));
@@ -344,7 +350,12 @@ fn a_hole_beyond_the_last_batch_rewinds_the_channels_and_their_vouchers_enter_ag
         ledger.accept_voucher(&checked).unwrap();
         let receipt = testing::receipt(1, id, 10, total);
         ledger
-            .close_job(&id, &cocoon_protocol::Outcome::Completed, Some(&receipt), at(n))
+            .close_job(
+                &id,
+                &cocoon_protocol::Outcome::Completed,
+                Some(&receipt),
+                at(n),
+            )
             .unwrap();
     };
     for n in 1..=2 {
@@ -363,7 +374,10 @@ fn a_hole_beyond_the_last_batch_rewinds_the_channels_and_their_vouchers_enter_ag
     let report = salvage(&worker.store, &repaired).unwrap();
     assert_eq!(report.lost, 2, "{:?}", report.losses);
     assert_eq!(report.rewound.len(), 1);
-    assert_eq!((report.rewound[0].from, report.rewound[0].to), (ton(50), ton(30)));
+    assert_eq!(
+        (report.rewound[0].from, report.rewound[0].to),
+        (ton(50), ton(30))
+    );
     let after = check(&repaired, Some(testing::GLOBAL_ID)).unwrap();
     let allowed = |finding: &Finding| finding.name == "job_entry";
     assert!(after.findings.iter().all(allowed), "{:?}", after.findings);
@@ -373,6 +387,34 @@ fn a_hole_beyond_the_last_batch_rewinds_the_channels_and_their_vouchers_enter_ag
     let batch = again.prepare_batch(2, 100, at(9)).unwrap();
     assert_eq!(batch.total, ton(60));
     assert_eq!(again.summary().unwrap().credited, ton(60));
+}
+
+#[test]
+fn a_dump_tells_every_record_and_no_secret() {
+    let (world, life) = story();
+    drop(life);
+    for who in [Who::Worker, Who::Client] {
+        let store = disk_of(&world, who);
+        let mut lines = String::new();
+        for_each_pair(&store, SCHEMA.columns, |column, page| {
+            for (key, value) in page {
+                let line = describe(column, &key, &value);
+                assert!(line.get("error").is_none(), "{line}");
+                lines.push_str(&line.to_string());
+            }
+            Ok(())
+        })
+        .unwrap();
+        // The salt of every receipt in these tests, and the signature of a voucher.
+        assert!(!lines.contains(&hex::encode([9; 32])));
+        for channel in worker_channels(&disk_of(&world, Who::Worker)).unwrap() {
+            let known: WorkerChannel = load(&disk_of(&world, Who::Worker), &channel_key(&channel))
+                .unwrap()
+                .unwrap();
+            assert!(!lines.contains(&hex::encode(known.held.unwrap().signature)));
+        }
+        assert!(lines.contains("nanoton"));
+    }
 }
 
 #[test]
@@ -402,7 +444,10 @@ fn a_running_nodes_directory_is_read_and_copied_as_one_moment() {
 fn a_restored_copy_is_refused_and_serves_again_on_a_new_contract() {
     // A copy is taken after the first job, before the first batch.
     let disk = || Medium::Memory(Arc::new(MemoryStore::new(SCHEMA)));
-    let mut world = World::new(BTreeMap::from([(Who::Worker, disk()), (Who::Client, disk())]));
+    let mut world = World::new(BTreeMap::from([
+        (Who::Worker, disk()),
+        (Who::Client, disk()),
+    ]));
     let calm = || Faults::new(None, Fate::Lost);
     let mut life = Life::new(&world, Faults::new(Some(60), Fate::Lost), calm());
     world.live(&mut life).unwrap_err();
@@ -424,7 +469,10 @@ fn a_restored_copy_is_refused_and_serves_again_on_a_new_contract() {
     let Standing::Refused(reason) = settler.standing() else {
         panic!("an old copy serves: {:?}", settler.standing());
     };
-    assert!(reason.to_string().contains("cocoon ledger reconcile"), "{reason}");
+    assert!(
+        reason.to_string().contains("cocoon ledger reconcile"),
+        "{reason}"
+    );
 
     // The way out: the same channels, a new log, a new contract.
     let claimed: BTreeMap<_, _> = worker_channels(&old)
@@ -434,7 +482,10 @@ fn a_restored_copy_is_refused_and_serves_again_on_a_new_contract() {
         .collect();
     let anew = MemoryStore::new(SCHEMA);
     let report = rebase(&old, &anew, &claimed, world.now).unwrap();
-    assert!(report.channels >= 1 && report.ahead_channels >= 1, "{report:?}");
+    assert!(
+        report.channels >= 1 && report.ahead_channels >= 1,
+        "{report:?}"
+    );
     assert_eq!(found(&anew), BTreeSet::new());
     world.move_to_new_contract(Medium::Memory(Arc::new(anew)), 204);
     let mut life = Life::new(&world, calm(), calm());
@@ -447,7 +498,11 @@ fn a_restored_copy_is_refused_and_serves_again_on_a_new_contract() {
         })
         .unwrap();
     assert_eq!(world.duplicates, Vec::<String>::new());
-    assert!(check(&life.worker.store, Some(GLOBAL_ID)).unwrap().is_clean());
+    assert!(
+        check(&life.worker.store, Some(GLOBAL_ID))
+            .unwrap()
+            .is_clean()
+    );
     let report = audited(&world, &published(&world, &life)).unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
 }

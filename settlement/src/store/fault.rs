@@ -43,6 +43,8 @@ pub(crate) struct Faults {
     passed: AtomicU32,
     sends: AtomicU32,
     dead: AtomicBool,
+    /// Something was written and not synced at the end.
+    in_doubt: AtomicBool,
 }
 
 impl Faults {
@@ -64,6 +66,7 @@ impl Faults {
             passed: AtomicU32::new(0),
             sends: AtomicU32::new(0),
             dead: AtomicBool::new(false),
+            in_doubt: AtomicBool::new(false),
         })
     }
 
@@ -85,6 +88,11 @@ impl Faults {
         };
         self.point()?;
         Ok(answer)
+    }
+
+    /// Whether the [`Fate`] of anything mattered.
+    pub(crate) fn was_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::SeqCst)
     }
 
     /// Messages handed over so far.
@@ -227,7 +235,11 @@ impl<D: Store> Drop for FaultEngine<D> {
             Fate::Lost => 0,
             Fate::Kept(batches) => batches,
         };
-        let batches: Vec<_> = self.unsynced().drain(..).take(kept).collect();
+        let unsynced: Vec<_> = self.unsynced().drain(..).collect();
+        if !unsynced.is_empty() {
+            self.faults.in_doubt.store(true, Ordering::SeqCst);
+        }
+        let batches = unsynced.into_iter().take(kept);
         for batch in batches {
             // A disk that fails as well is another test's business.
             let _ = self.disk.commit(batch);

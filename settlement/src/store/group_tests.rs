@@ -110,7 +110,10 @@ fn commits_at_the_same_time_share_a_sync() {
     assert_eq!(counts.commits, COMMITTERS as u64);
     assert!(counts.syncs <= 3, "{counts:?}");
     assert_eq!(store.scan(RED, b"", b"", 99).unwrap().len(), COMMITTERS);
-    println!("{COMMITTERS} commits at the same time: {} syncs", counts.syncs);
+    println!(
+        "{COMMITTERS} commits at the same time: {} syncs",
+        counts.syncs
+    );
 }
 
 #[test]
@@ -126,7 +129,11 @@ fn a_failed_sync_reaches_every_member_of_the_group_and_all_who_come_later() {
         Err(StoreError::Stopped { detail }) => assert!(detail.contains("no space left")),
         other => panic!("{other:?}"),
     }
-    assert_eq!(store.engine().seen.lock().unwrap().syncs, 1, "no second try");
+    assert_eq!(
+        store.engine().seen.lock().unwrap().syncs,
+        1,
+        "no second try"
+    );
 }
 
 #[test]

@@ -29,8 +29,8 @@ use std::sync::Arc;
 pub use baseline::bare_wal;
 pub use group::{GroupCounts, MAX_UNDURABLE};
 pub use memory::MemoryStore;
-pub use record::{Reader, Record, RecordError, Writer};
 pub use reader::{RocksReader, repair_files};
+pub use record::{Reader, Record, RecordError, Writer};
 pub use rocks::RocksStore;
 pub use schema::{Migration, MigrationError, Schema};
 
@@ -435,7 +435,9 @@ pub enum StoreError {
         detail: String,
     },
     /// An earlier write failed. What came after it was refused, so that nothing is built on sand.
-    #[error("the database stopped after a failure ({detail}); reopen it and go on from what is there")]
+    #[error(
+        "the database stopped after a failure ({detail}); reopen it and go on from what is there"
+    )]
     Stopped {
         /// The first failure.
         detail: String,

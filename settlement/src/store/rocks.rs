@@ -15,9 +15,9 @@ use rocksdb::{
     IteratorMode, Options, WriteOptions,
 };
 
+use super::group::{Engine, GroupCommit, GroupCounts};
 use super::record::Record as _;
 use super::schema::SchemaRecord;
-use super::group::{Engine, GroupCommit, GroupCounts};
 use super::{Column, Pair, Schema, Store, StoreError, Ticket, Write, WriteBatch, load, record};
 
 /// Bytes of recent writes a column holds in memory before they go to a table file.

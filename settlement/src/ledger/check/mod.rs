@@ -115,12 +115,7 @@ fn for_readable<R: Record>(
             match record::open::<R>(&key, &value) {
                 Ok(record) => visit(report, record)?,
                 Err(error) => {
-                    report.add(
-                        "damaged_record",
-                        R::COLUMN,
-                        Some(&key),
-                        error_words(&error),
-                    );
+                    report.add("damaged_record", R::COLUMN, Some(&key), error_words(&error));
                 }
             }
         }

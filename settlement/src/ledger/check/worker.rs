@@ -159,7 +159,10 @@ fn log(
     let mut open = batches.iter().peekable();
     for_readable::<Entry>(store, report, |report, entry| {
         if entry.index != next {
-            let what = format!("entries {next} to {} are missing", entry.index.saturating_sub(1));
+            let what = format!(
+                "entries {next} to {} are missing",
+                entry.index.saturating_sub(1)
+            );
             report.about("log_gap", &entry, what);
             is_whole = false;
         }
@@ -193,11 +196,17 @@ fn log(
         Ok(())
     })?;
     if next != head.entries {
-        let what = format!("the log ends at entry {next}, the head says {}", head.entries);
+        let what = format!(
+            "the log ends at entry {next}, the head says {}",
+            head.entries
+        );
         report.about("head_entries", head, what);
     }
     if is_whole && credited != head.credited {
-        let what = format!("the log credits {credited}, the head says {}", head.credited);
+        let what = format!(
+            "the log credits {credited}, the head says {}",
+            head.credited
+        );
         report.about("head_credited", head, what);
     }
     let (count, jobs, total) = batches.last().map_or((0, 0, NanoTon::ZERO), |last| {
@@ -229,8 +238,12 @@ fn one_entry(
             report.about("entry_channel", entry, what);
         }
         Some(line) => {
-            let before = line.entered.map_or(line.channel.base, |last| last.cumulative);
-            let after = entry.voucher.map_or(line.channel.base, |voucher| voucher.cumulative);
+            let before = line
+                .entered
+                .map_or(line.channel.base, |last| last.cumulative);
+            let after = entry
+                .voucher
+                .map_or(line.channel.base, |voucher| voucher.cumulative);
             if before.checked_add(entry.credited) != Some(after) {
                 let what = format!(
                     "credits {}, the channel went from {before} to {after}",
@@ -263,9 +276,7 @@ fn one_entry(
     let mut key = vec![b'w'];
     key.extend_from_slice(entry.job.as_bytes());
     let job = find::<JobRecord>(store, &key)?;
-    let named = job
-        .and_then(|job| job.end)
-        .and_then(|end| end.entry);
+    let named = job.and_then(|job| job.end).and_then(|end| end.entry);
     if named != Some(entry.index) {
         let what = format!("job {} does not name it", entry.job);
         report.about("entry_job", entry, what);
@@ -299,7 +310,12 @@ fn claims(
 fn compare(report: &mut CheckReport, line: &Line) {
     let channel = &line.channel;
     for (name, what, log, record) in [
-        ("channel_entered", "in the log", line.entered, channel.entered),
+        (
+            "channel_entered",
+            "in the log",
+            line.entered,
+            channel.entered,
+        ),
         (
             "channel_covered",
             "in a confirmed batch",
@@ -320,7 +336,10 @@ fn compare(report: &mut CheckReport, line: &Line) {
         }
     }
     if line.claimed != channel.claimed {
-        let what = format!("its claims reach {}, it says {}", line.claimed, channel.claimed);
+        let what = format!(
+            "its claims reach {}, it says {}",
+            line.claimed, channel.claimed
+        );
         report.about("channel_claimed", channel, what);
     }
 }
@@ -332,7 +351,10 @@ fn counters(report: &mut CheckReport, head: &Head, lines: &BTreeMap<TonAddress, 
         report.about("head_channels", head, what);
     }
     let entered = lines.values().fold(NanoTon::ZERO, |sum, line| {
-        let since = line.channel.entered_total().saturating_sub(line.channel.base);
+        let since = line
+            .channel
+            .entered_total()
+            .saturating_sub(line.channel.base);
         sum.saturating_add(since)
     });
     if entered != head.credited {

@@ -134,13 +134,20 @@ pub(super) fn measure(receipts: u32) -> Result<Measured, CommandError> {
     }
     let (mut make, mut check, mut bytes) = (vec![], vec![], 0_usize);
     for number in 0..PROOFS {
-        let step = u64::from(receipts).checked_div(u64::from(PROOFS)).unwrap_or_default();
+        let step = u64::from(receipts)
+            .checked_div(u64::from(PROOFS))
+            .unwrap_or_default();
         let started = Instant::now();
         let proven = ledger
             .prove_entry(step.saturating_mul(u64::from(number)))
             .map_err(odd)?;
         make.push(ms(started));
-        bytes = proven.proof.path.len().saturating_mul(32).saturating_add(16);
+        bytes = proven
+            .proof
+            .path
+            .len()
+            .saturating_mul(32)
+            .saturating_add(16);
         let started = Instant::now();
         let leads = proven.proof.leads(proven.entry.leaf_hash(), batch.root());
         check.push(ms(started));

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use cocoon_protocol::{Keypair, NanoTon, PeerId, PublicKey32, TonAddress, Voucher};
 use cocoon_settlement::devnet::GLOBAL_ID;
-use cocoon_settlement::ledger::{CheckedVoucher, SCHEMA, WorkerChannel, WorkerLedger, check_voucher};
+use cocoon_settlement::ledger::{
+    CheckedVoucher, SCHEMA, WorkerChannel, WorkerLedger, check_voucher,
+};
 use cocoon_settlement::store::{Column, RocksStore, Store, bare_wal};
 use ed25519_dalek::SigningKey;
 

@@ -219,7 +219,8 @@ impl Scene {
         self.chain.send_external(&boc).await?;
         let committed = self.last(ledger_address).await?;
         if seqno == 0 {
-            self.note("commit a batch", ledger_address, collected).await?;
+            self.note("commit a batch", ledger_address, collected)
+                .await?;
         }
         let covered = ledger.confirm_batch(1, None, now).map_err(odd)?;
         let voucher = covered
