@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rocksdb::{ColumnFamily, DB, Direction, IteratorMode};
+use rocksdb::{ColumnFamily, DB, DBRecoveryMode, Direction, IteratorMode};
 
 use super::record::Record as _;
 use super::rocks::{check_foreign_columns, database_options, engine};
@@ -31,6 +31,19 @@ impl RocksReader {
     /// [`StoreError::NoDatabase`], [`StoreError::OtherSchema`], [`StoreError::SchemaVersion`] (also for an older one:
     /// its node migrates it), [`StoreError::Corrupt`] or the engine's failure.
     pub fn open(path: &Path, schema: Schema) -> Result<Self, StoreError> {
+        Self::open_as(path, schema, DBRecoveryMode::TolerateCorruptedTailRecords)
+    }
+
+    /// The same of a directory whose write-ahead log is damaged: what cannot be read is left out, what stands behind it is
+    /// read. Nobody can say which records those were, so this is only for saving what there is.
+    ///
+    /// # Errors
+    /// As [`RocksReader::open`].
+    pub fn open_skipping_damage(path: &Path, schema: Schema) -> Result<Self, StoreError> {
+        Self::open_as(path, schema, DBRecoveryMode::SkipAnyCorruptedRecord)
+    }
+
+    fn open_as(path: &Path, schema: Schema, mode: DBRecoveryMode) -> Result<Self, StoreError> {
         if !path.join("CURRENT").exists() {
             return Err(StoreError::NoDatabase {
                 path: path.to_path_buf(),
@@ -43,7 +56,7 @@ impl RocksReader {
         };
         let mut opening = 1;
         loop {
-            match Self::open_once(path, schema) {
+            match Self::open_once(path, schema, mode) {
                 Err(StoreError::Engine { .. } | StoreError::Corrupt { .. })
                     if opening < MAX_OPENINGS =>
                 {
@@ -54,7 +67,7 @@ impl RocksReader {
         }
     }
 
-    fn open_once(path: &Path, schema: Schema) -> Result<Self, StoreError> {
+    fn open_once(path: &Path, schema: Schema, mode: DBRecoveryMode) -> Result<Self, StoreError> {
         check_foreign_columns(path, schema)?;
         let columns = [SchemaRecord::COLUMN]
             .into_iter()
@@ -63,6 +76,7 @@ impl RocksReader {
         // All files are opened at once, so that none can be tidied away later.
         let mut options = database_options();
         options.set_max_open_files(-1);
+        options.set_wal_recovery_mode(mode);
         options.create_if_missing(false);
         options.create_missing_column_families(false);
         let db = DB::open_cf_for_read_only(&options, path, columns, false)
@@ -140,8 +154,8 @@ impl Store for RocksReader {
     }
 }
 
-/// Lets RocksDB put together what it can of a database whose own files are damaged. **Changes the directory**, and may
-/// drop what cannot be read: only for a copy.
+/// Lets RocksDB put together what it can of a database whose table files or manifest are damaged. **Changes the directory**,
+/// and drops what cannot be read, the write-ahead log with it: only for a copy, and only where nothing else opens it.
 ///
 /// # Errors
 /// The engine's failure.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, ErrorKind,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind,
     IteratorMode, Options, WriteOptions,
 };
 
@@ -260,6 +260,9 @@ pub(super) fn database_options() -> Options {
     options.set_max_log_file_size(MAX_INFO_LOG_BYTES);
     options.set_keep_log_file_num(KEEP_INFO_LOGS);
     options.set_stats_dump_period_sec(0);
+    // The default would end quietly at the first record that cannot be read, and drop what was acknowledged behind it.
+    // This one forgives only a tail that a crash cut off, which nobody was told of; anything else is said.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options
 }
 
@@ -450,6 +453,52 @@ mod tests {
         ));
         let left = DB::list_cf(&options, dir.path()).unwrap();
         assert_eq!(left, ["default", "theirs"]);
+    }
+
+    /// The write-ahead log that holds what was just committed: the longest.
+    fn log_of(dir: &Path) -> PathBuf {
+        std::fs::read_dir(dir)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "log"))
+            .max_by_key(|path| path.metadata().unwrap().len())
+            .unwrap()
+    }
+
+    #[test]
+    fn a_log_that_is_damaged_in_the_middle_is_refused_and_one_cut_at_its_end_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path(), SCHEMA).unwrap();
+        for n in 0..40_u8 {
+            put(&store, RED, &[n], &[n; 4_000]);
+        }
+        drop(store);
+        let log = log_of(dir.path());
+        let whole = std::fs::read(&log).unwrap();
+        std::fs::write(&log, &whole[..whole.len() - 30]).unwrap();
+        let cut = RocksStore::open(dir.path(), SCHEMA).unwrap();
+        assert_eq!(cut.scan(RED, b"", b"", 99).unwrap().len(), 39);
+        drop(cut);
+
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path(), SCHEMA).unwrap();
+        for n in 0..40_u8 {
+            put(&store, RED, &[n], &[n; 4_000]);
+        }
+        drop(store);
+        let log = log_of(dir.path());
+        let mut damaged = std::fs::read(&log).unwrap();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        std::fs::write(&log, damaged).unwrap();
+        let refused = RocksStore::open(dir.path(), SCHEMA).unwrap_err();
+        assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
+        // What can be read, can be had, but never unasked: all but the log's block of 32 KiB around the damage.
+        let reader = super::super::RocksReader::open_skipping_damage(dir.path(), SCHEMA).unwrap();
+        let left = reader.scan(RED, b"", b"", 99).unwrap();
+        assert!((25..40).contains(&left.len()), "{} records left", left.len());
+        assert!(left.iter().any(|(key, _)| key == &[39]), "the last is there");
+        assert!(RocksStore::open(dir.path(), SCHEMA).is_err(), "still as it was");
     }
 
     #[test]

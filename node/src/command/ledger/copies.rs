@@ -206,7 +206,7 @@ pub(super) fn restore(args: &RestoreArgs) -> CommandResult {
 struct Repaired {
     #[serde(flatten)]
     report: RepairReport,
-    /// RocksDB's own files were damaged, and it put together what it could.
+    /// RocksDB's own files were damaged; what it could not read is lost without a name.
     files_repaired: bool,
     /// What is still wrong with the result.
     check: ledger::CheckReport,
@@ -234,9 +234,14 @@ pub(super) fn repair(args: &RepairArgs) -> CommandResult {
     let (reader, files_repaired) = match RocksReader::open(&path, SCHEMA) {
         Ok(reader) => (reader, false),
         Err(StoreError::Corrupt { .. } | StoreError::Engine { .. }) => {
-            copy_files(&path, &copy)?;
-            repair_files(&copy)?;
-            (open(&copy)?, true)
+            match RocksReader::open_skipping_damage(&path, SCHEMA) {
+                Ok(reader) => (reader, true),
+                Err(_) => {
+                    copy_files(&path, &copy)?;
+                    repair_files(&copy)?;
+                    (open(&copy)?, true)
+                }
+            }
         }
         Err(error) => return Err(error.into()),
     };
@@ -244,7 +249,7 @@ pub(super) fn repair(args: &RepairArgs) -> CommandResult {
     let report = ledger::salvage(&reader, &store)?;
     let check = ledger::check(&store, None)?;
     drop((store, reader));
-    if files_repaired {
+    if copy.exists() {
         std::fs::remove_dir_all(&copy).map_err(CommandError::io("cannot tidy up"))?;
     }
     let mut repaired = Repaired {
@@ -278,7 +283,10 @@ fn tell(args: &RepairArgs, repaired: &Repaired) -> Result<(), CommandError> {
         return Ok(());
     }
     if repaired.files_repaired {
-        println!("RocksDB's files were damaged; it put together what it could read");
+        println!(
+            "RocksDB's own files were damaged. What of them could not be read has no names, so it is not among the losses \
+             below; the newest vouchers may be among it, and clients send theirs again"
+        );
     }
     for loss in &repaired.report.losses {
         println!("lost: {} {}: {}", loss.column, loss.key, loss.why);
