@@ -359,7 +359,7 @@ fn compare<R: Read>(
                 });
             }
         }
-        if size % STEP == 0 {
+        if size.is_multiple_of(STEP) {
             progress(Progress::Leaves(size.min(all), all));
         }
         let Some(leaf) = leaves.next_leaf()? else {

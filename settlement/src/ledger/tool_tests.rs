@@ -84,7 +84,8 @@ fn an_audit_finds_what_was_changed_in_the_leaves() {
     assert_eq!(honest.claimed, honest.credited);
     assert_eq!(rewritten(&leaves, |_| {}), leaves);
 
-    let cases: [(&str, &dyn Fn(&mut Vec<Leaf>), &[&str]); 5] = [
+    type Tamper<'a> = &'a dyn Fn(&mut Vec<Leaf>);
+    let cases: [(&str, Tamper<'_>, &[&str]); 5] = [
         (
             "a leaf is left out",
             &|all| drop(all.remove(1)),

@@ -142,11 +142,12 @@ fn find<R: Record>(store: &impl Store, key: &[u8]) -> Result<Option<R>, LedgerEr
 /// Reads one record's bytes as what its column holds: `None` for a column that is not the ledger's.
 #[must_use]
 pub fn readable(column: Column, key: &[u8], value: &[u8]) -> Option<Result<(), StoreError>> {
+    type Read = fn(&[u8], &[u8]) -> Result<(), StoreError>;
     fn of<R: Record>(key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         record::open::<R>(key, value).map(|_| ())
     }
     let name = column.name();
-    let readers: [(Column, fn(&[u8], &[u8]) -> Result<(), StoreError>); 15] = [
+    let readers: [(Column, Read); 15] = [
         (Head::COLUMN, of::<Head>),
         (WorkerChannel::COLUMN, of::<WorkerChannel>),
         (Entry::COLUMN, of::<Entry>),
