@@ -447,3 +447,53 @@ async fn paid(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::contract::commit_message;
+
+    #[test]
+    fn a_commit_is_read_from_the_message_that_carries_it() {
+        use tycho_types::cell::{CellBuilder, CellSlice};
+        use tycho_types::models::OwnedMessage;
+        let commit = Commit {
+            ledger: TonAddress {
+                workchain: 0,
+                hash: [7; 32],
+            },
+            seqno: 3,
+            valid_until: 1_795_000_060,
+            root: Digest::sha256(b"root"),
+            jobs: 1 << 40,
+            total: NanoTon::from_nano(u64::MAX),
+        };
+        let boc = commit_message(&commit, &SigningKey::from_bytes(&[1; 32]), -3).unwrap();
+        let message = Boc::decode(&boc).unwrap();
+        let body = message.parse::<OwnedMessage>().unwrap().body;
+        let body = CellBuilder::build_from(CellSlice::apply(&body).unwrap()).unwrap();
+        assert_eq!(read_commit(&Boc::encode(&body)), Some(commit));
+        assert_eq!(read_commit(&boc), None, "a whole message is no body");
+        assert_eq!(read_commit(&[]), None);
+    }
+
+    #[test]
+    fn no_body_is_too_strange() {
+        bolero::check!().with_type().for_each(|bytes: &Vec<u8>| {
+            let _ = read_commit(bytes);
+            // And one that gets past the bag of cells.
+            let mut cell = tycho_types::cell::CellBuilder::new();
+            let bits = u16::try_from(bytes.len().min(120)).unwrap_or(0) * 8;
+            cell.store_u32(OP_COMMIT).unwrap();
+            if cell.store_raw(bytes, bits.min(960)).is_ok() {
+                let inner = tycho_types::cell::Cell::default();
+                let _ = cell.store_reference(inner);
+                let _ = read_commit(&Boc::encode(&cell.build().unwrap()));
+            }
+        });
+    }
+}
