@@ -28,7 +28,7 @@ use super::{Column, Pair, Store, StoreError, Ticket, Write, WriteBatch};
 /// program with more threads than that.
 pub const MAX_UNDURABLE: u64 = 1_024;
 
-/// What group commit needs of a storage engine. One that is its own clock: `write` in order, `sync` for all of it.
+/// What group commit needs of a storage engine: `write` in order, `sync` for all of it.
 pub(crate) trait Engine: Send + Sync {
     /// The newest value of a key, durable or not.
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
@@ -103,6 +103,7 @@ impl<E: Engine> GroupCommit<E> {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn engine(&self) -> &E {
         &self.engine
     }

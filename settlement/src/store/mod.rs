@@ -411,7 +411,9 @@ pub enum StoreError {
         source: RecordError,
     },
     /// The engine found its own files damaged.
-    #[error("the database is damaged: {detail}; restore the directory from a backup, or see `cocoon ledger repair`")]
+    #[error(
+        "the database is damaged: {detail}; restore the directory from a backup, or see `cocoon ledger repair`"
+    )]
     Corrupt {
         /// The engine's words.
         detail: String,

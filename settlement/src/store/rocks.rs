@@ -9,10 +9,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind,
-    IteratorMode, Options, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction,
+    ErrorKind, IteratorMode, Options, WriteOptions,
 };
 
 use super::group::{Engine, GroupCommit, GroupCounts};
@@ -94,18 +93,6 @@ impl RocksStore {
         };
         store.check_schema(fresh)?;
         Ok(store)
-    }
-
-    /// A consistent copy of everything as it is now, in a directory that must not exist. Table files are linked where the
-    /// file system can, so it takes little room as long as both are there.
-    ///
-    /// # Errors
-    /// The engine's failure.
-    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
-        let failed = |error: rocksdb::Error| engine("make a checkpoint", &error);
-        Checkpoint::new(&self.group.engine().db)
-            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
-            .map_err(failed)
     }
 
     /// The directory.
@@ -496,9 +483,19 @@ mod tests {
         // What can be read, can be had, but never unasked: all but the log's block of 32 KiB around the damage.
         let reader = super::super::RocksReader::open_skipping_damage(dir.path(), SCHEMA).unwrap();
         let left = reader.scan(RED, b"", b"", 99).unwrap();
-        assert!((25..40).contains(&left.len()), "{} records left", left.len());
-        assert!(left.iter().any(|(key, _)| key == &[39]), "the last is there");
-        assert!(RocksStore::open(dir.path(), SCHEMA).is_err(), "still as it was");
+        assert!(
+            (25..40).contains(&left.len()),
+            "{} records left",
+            left.len()
+        );
+        assert!(
+            left.iter().any(|(key, _)| key == &[39]),
+            "the last is there"
+        );
+        assert!(
+            RocksStore::open(dir.path(), SCHEMA).is_err(),
+            "still as it was"
+        );
     }
 
     #[test]
