@@ -450,7 +450,7 @@ async fn paid(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
     use ed25519_dalek::SigningKey;
 
@@ -492,7 +492,7 @@ mod tests {
             if cell.store_raw(bytes, bits.min(960)).is_ok() {
                 let inner = tycho_types::cell::Cell::default();
                 let _ = cell.store_reference(inner);
-                let _ = read_commit(&Boc::encode(&cell.build().unwrap()));
+                let _ = read_commit(&Boc::encode(cell.build().unwrap()));
             }
         });
     }
