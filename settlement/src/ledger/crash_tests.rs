@@ -62,7 +62,8 @@ impl World {
 fn config() -> SettlerConfig {
     SettlerConfig {
         // Claims are due as soon as they are covered, so that a new life is tempted to send them again at once.
-        min_claim: ton(MODEL_MIN_CLAIM),
+        claim_fee: ton(1),
+        claim_fee_multiple: MODEL_MIN_CLAIM,
         contract_min_claim: ton(MODEL_MIN_CLAIM),
         commit_ttl_s: 20,
         claim_retry_s: 20,

@@ -38,6 +38,7 @@ mod model_tests;
 #[cfg(test)]
 mod record_tests;
 mod settling;
+mod stakes;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -110,10 +110,13 @@ impl<S: Store> WorkerLedger<S> {
                 self.record_claim(channel, *cumulative, *transaction, now)?;
                 Ok(None)
             }
+            SettlerOutput::ReadStakes => Ok(Some(SettlerInput::Stakes(self.stakes()?))),
             SettlerOutput::SubmitCommit(_)
             | SettlerOutput::SubmitClaim { .. }
             | SettlerOutput::LookAtLedger
             | SettlerOutput::LookAtChannel(_)
+            | SettlerOutput::LookAtPrices
+            | SettlerOutput::StopServing { .. }
             | SettlerOutput::DeployLedger
             | SettlerOutput::Problem(_)
             | SettlerOutput::RolledBack(_) => Ok(None),
