@@ -36,6 +36,13 @@ pub struct Earning {
 /// has just lost its machine must come back, have its newest batch confirmed, and claim.
 pub const LEAST_CLOSE_DELAY_S: u32 = 6 * 3600;
 
+/// Before the end of a channel that its client is closing, no job runs on it any more, seconds: time for a batch, its
+/// confirmation, and a claim, with the chain slow and this worker restarted in between.
+pub const CLOSING_MARGIN_S: u32 = 3_600;
+/// Channels known to be closing. More than that at once, and one is forgotten: a job on it is still refused by the look at
+/// the chain before it begins.
+const MAX_CLOSING: usize = 4_096;
+
 /// A worker's books, and what of them is in use.
 pub(super) struct Books {
     parts: Earning,
@@ -43,6 +50,8 @@ pub(super) struct Books {
     reconciled: bool,
     /// Channels that carry a job, with the largest total each can pay.
     serving: BTreeMap<TonAddress, NanoTon>,
+    /// Channels whose client is closing, with the unix second from which they may pay nothing.
+    closing: BTreeMap<TonAddress, u32>,
 }
 
 /// What a job needs to know of the channel that pays it.
@@ -112,6 +121,7 @@ impl Books {
             parts,
             reconciled: false,
             serving: BTreeMap::new(),
+            closing: BTreeMap::new(),
         }
     }
 
@@ -123,9 +133,17 @@ impl Books {
         if state.terms.worker != self.parts.payout {
             return Err(CashierError::NotOurs(state.address));
         }
+        if let Some(close_at) = state.close_at.filter(|_| !state.finished) {
+            return Err(CashierError::Closing {
+                channel: state.address,
+                close_at,
+            });
+        }
         if !state.is_open() {
             return Err(CashierError::NotOpen(state.address));
         }
+        // It was closing and is open: what was said came from a view of the chain that did not last.
+        self.closing.remove(&state.address);
         if state.terms.close_delay_s < LEAST_CLOSE_DELAY_S {
             return Err(CashierError::ClosesTooSoon {
                 channel: state.address,
@@ -163,6 +181,19 @@ impl Books {
         Ok(PayingChannel { held, capacity })
     }
 
+    /// That a channel is not known to be closing, or has more than `margin_s` left.
+    fn not_closing(&self, channel: &TonAddress, margin_s: u64) -> Result<(), CashierError> {
+        match self.closing.get(channel) {
+            Some(&close_at) if clock::now().seconds().saturating_add(margin_s) >= close_at.into() => {
+                Err(CashierError::Closing {
+                    channel: *channel,
+                    close_at,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn accept(&self, query: &Accept) -> Result<NanoTon, CashierError> {
         let Earning {
             ledger, global_id, ..
@@ -175,6 +206,8 @@ impl Books {
         let checked = check_voucher(&query.voucher, &channel, capacity, *global_id)?;
         let channel = ledger.accept_voucher(&checked)?;
         failpoint::reached(failpoint::VOUCHER_STORED);
+        // Kept, since it is money; but nothing more is served for it.
+        self.not_closing(&query.channel, u64::from(CLOSING_MARGIN_S))?;
         Ok(channel.held_total())
     }
 
@@ -190,6 +223,32 @@ impl Books {
             .ledger
             .close_job(job, &outcome, receipt, clock::now())?;
         Ok(())
+    }
+}
+
+/// The client of a channel wants its deposit back: no new job on it.
+///
+/// A job that runs goes on. Its vouchers pay until `close_at`, hours later, and the settler commits and claims them as they
+/// come. Only when less than [`CLOSING_MARGIN_S`] is left does the next voucher end the job: it is kept, since it is money,
+/// and nothing more is served for it.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ChannelClosing {
+    /// Which.
+    pub channel: TonAddress,
+    /// From this unix second on it may pay nothing any more.
+    pub close_at: u32,
+}
+
+impl Handler<ChannelClosing> for Cashier {
+    type Result = ();
+    fn handle(&mut self, said: ChannelClosing, _: &mut Self::Context) {
+        if let Some(books) = &mut self.earning {
+            books.closing.insert(said.channel, said.close_at);
+            if books.closing.len() > MAX_CLOSING {
+                books.closing.pop_first();
+            }
+        }
     }
 }
 

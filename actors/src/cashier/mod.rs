@@ -77,6 +77,14 @@ pub enum CashierError {
     /// The channel is not on chain, or its opening was not seen in time.
     #[error("channel {0} is not open on chain")]
     NotOpen(cocoon_protocol::TonAddress),
+    /// The client wants its deposit back.
+    #[error("channel {channel} is being closed by its client; from unix second {close_at} on it may pay nothing")]
+    Closing {
+        /// The channel.
+        channel: cocoon_protocol::TonAddress,
+        /// When the delay has passed.
+        close_at: u32,
+    },
     /// The client could take its deposit back sooner than a voucher is surely claimed.
     #[error("channel {channel} can be closed within {delay_s} s; {least_s} s are the least")]
     ClosesTooSoon {

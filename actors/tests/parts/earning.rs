@@ -5,7 +5,8 @@ use crate::support::chain::{TestChain, wallet};
 use crate::support::{job, milliton, nano, peer, system, until};
 use cocoon_actors::ask::{Address, ask, tell};
 use cocoon_actors::cashier::earning::{
-    Accept, CloseWorkerJob, Earning, LEAST_CLOSE_DELAY_S, OpenWorkerJob, Reconciled, WorkerBooks,
+    Accept, CLOSING_MARGIN_S, ChannelClosing, CloseWorkerJob, Earning, LEAST_CLOSE_DELAY_S,
+    OpenWorkerJob, Reconciled, WorkerBooks,
 };
 use cocoon_actors::cashier::{Cashier, CashierError};
 use cocoon_actors::supervision::supervise;
@@ -177,7 +178,7 @@ fn a_channel_that_would_not_pay_this_worker_surely_is_refused() {
         let client = wallet(CLIENT);
         client.send(&till.chain.local, &[close]).await.unwrap();
         let refused = till.open(1, closing).await;
-        assert!(matches!(refused, Err(CashierError::NotOpen(_))));
+        assert!(matches!(refused, Err(CashierError::Closing { channel, .. }) if channel == closing));
 
         // None of them left a job behind.
         assert!(till.ledger.open_jobs().unwrap().is_empty());
@@ -272,6 +273,34 @@ fn each_bad_voucher_is_refused_by_name_and_changes_nothing() {
         let held_on = |address| till.ledger.channel(&address).unwrap().unwrap().held_total();
         assert_eq!(held_on(channel), held);
         assert_eq!(held_on(other), NanoTon::ZERO);
+    });
+}
+
+#[test]
+fn a_client_that_closes_ends_no_job_until_little_time_is_left_and_its_last_voucher_is_kept() {
+    system(async {
+        let till = Till::new().await;
+        let channel = till.channel(0).await;
+        till.open(1, channel).await.unwrap();
+        let now = u32::try_from(cocoon_actors::clock::now().seconds()).unwrap();
+        for (left_s, total, goes_on) in [
+            (LEAST_CLOSE_DELAY_S, 5, true),
+            (CLOSING_MARGIN_S + 60, 6, true),
+            (CLOSING_MARGIN_S - 60, 7, false),
+            (0, 8, false),
+        ] {
+            let close_at = now + left_s;
+            tell(&till.cashier, ChannelClosing { channel, close_at }).unwrap();
+            let total = milliton(total);
+            let accepted = till.accept(channel, voucher(channel, total, CLIENT)).await;
+            if goes_on {
+                assert_eq!(accepted.unwrap(), total);
+            } else {
+                assert!(matches!(accepted, Err(CashierError::Closing { close_at: said, .. }) if said == close_at));
+            }
+            let held = till.ledger.channel(&channel).unwrap().unwrap().held_total();
+            assert_eq!(held, total, "what was signed is kept in any case");
+        }
     });
 }
 

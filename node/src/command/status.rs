@@ -220,7 +220,7 @@ mod tests {
             "verified 35/35, TCB 29 d",
             "3.5 days",
             "0.8 ms",
-            "1.5 TON",
+            "1.500000000 TON",
             "7 completed",
             "batch 3",
         ] {

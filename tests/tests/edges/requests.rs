@@ -278,7 +278,7 @@ async fn an_empty_wallet(client: &mut Watched) {
         assert_eq!(error.r#type, "insufficient_quota");
         assert!(error.message.contains(&wallet), "{}", error.message);
         // A deposit of one TON, and the fees.
-        for amount in ["1.005 TON", "holds 0 TON"] {
+        for amount in ["1.005000000 TON", "holds 0.000000000 TON"] {
             assert!(error.message.contains(amount), "{}", error.message);
         }
     }

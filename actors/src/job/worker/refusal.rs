@@ -81,6 +81,7 @@ pub(super) fn cashier_error(error: &CashierError) -> Refused {
     let code = match error {
         CashierError::Underfunded { .. } => JobErrorCode::ChannelUnderfunded,
         CashierError::NotOpen(_)
+        | CashierError::Closing { .. }
         | CashierError::NotOurs(_)
         | CashierError::ClosesTooSoon { .. }
         // Something else lives at the address that the client has named, or somebody else pays there.

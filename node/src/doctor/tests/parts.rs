@@ -263,11 +263,11 @@ fn a_wallet_needs_a_little_money() {
         })))
     };
     world.chain = holds(50_000_000);
-    world.expect("wallet", Fine, "0.05 TON on 0:ab");
+    world.expect("wallet", Fine, "0.050000000 TON on 0:ab");
     world.chain = holds(49_999_999);
     world.expect("wallet", Warning, "too little");
     world.chain = holds(0);
-    world.expect("wallet", Missing, "0 TON");
+    world.expect("wallet", Missing, "0.000000000 TON");
     assert!(world.find("wallet").next.contains("0:ab"));
     world.chain = view(None);
     world.expect("wallet", Warning, "no key yet");
