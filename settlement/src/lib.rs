@@ -13,6 +13,8 @@ pub mod contract;
 pub mod devnet;
 pub mod wallet;
 
+pub mod credit;
 pub mod ledger;
+pub mod purse;
 pub mod settler;
 pub mod store;

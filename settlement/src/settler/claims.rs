@@ -195,7 +195,9 @@ impl Claims {
             };
             claim.next_look == UnixMillis::from_millis(0) || now >= wait
         };
-        let behind = self.channels.range((Bound::Excluded(self.last_look), Bound::Unbounded));
+        let behind = self
+            .channels
+            .range((Bound::Excluded(self.last_look), Bound::Unbounded));
         let before = self.channels.range(..=self.last_look);
         let chosen: Vec<_> = behind
             .chain(before)

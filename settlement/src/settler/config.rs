@@ -23,7 +23,7 @@ pub fn claim_fee(prices: &Prices) -> NanoTon {
 pub fn commit_fee(prices: &Prices) -> NanoTon {
     prices
         .gas_fee(COMMIT_GAS)
-        .saturating_add(prices.message_fee(0, 0))
+        .saturating_add(prices.message_fee(1, 1_023))
 }
 
 /// When to act. All of it is the worker's own choice.
@@ -88,7 +88,7 @@ impl SettlerConfig {
             commit_ttl_s: 60,
             claim_retry_s: 60,
             claim_fee: NanoTon::from_nano(470_000),
-            commit_fee: NanoTon::from_nano(400_000),
+            commit_fee: NanoTon::from_nano(480_000),
             claim_fee_multiple: 1_000,
             contract_min_claim: MIN_CLAIM,
             channel_risk: NanoTon::from_nano(5_000_000_000),

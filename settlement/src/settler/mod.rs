@@ -234,8 +234,7 @@ impl Settler {
         let claimable = self.claims.press(&self.config, thresholds, now, uncovered);
         let owed_too_much = uncovered.saturating_add(claimable) >= self.config.total_risk
             && uncovered >= thresholds.worth;
-        let urgent =
-            self.flushing || owed_too_much || self.watch.presses(&self.config, thresholds);
+        let urgent = self.flushing || owed_too_much || self.watch.presses(&self.config, thresholds);
         self.commits
             .cut(&self.config, now, self.commit_fee, urgent, out);
         let look_ms = if self.commits.is_waiting() {

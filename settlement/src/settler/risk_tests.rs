@@ -14,7 +14,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::chain::Prices;
 use crate::ledger::testing::{
-    GLOBAL_ID, MODEL_MIN_CLAIM, ModelChain, address, at, client_key, job, peer, public, ton, voucher,
+    GLOBAL_ID, MODEL_MIN_CLAIM, ModelChain, address, at, client_key, job, peer, public, ton,
+    voucher,
 };
 use crate::ledger::{SCHEMA, WorkerLedger, check_voucher};
 use crate::store::MemoryStore;
@@ -350,7 +351,13 @@ fn the_threshold_follows_the_prices() {
 #[test]
 fn the_chain_is_asked_for_its_prices_until_it_answers_and_then_seldom() {
     let mut settler = Settler::new(config(), SettlerStart::default());
-    settler.handle(at(1), SettlerInput::Ledger { unix: 1, view: None });
+    settler.handle(
+        at(1),
+        SettlerInput::Ledger {
+            unix: 1,
+            view: None,
+        },
+    );
     let asked = |settler: &mut Settler, now| {
         let outputs = settler.handle(at(now), SettlerInput::Tick);
         outputs.contains(&SettlerOutput::LookAtPrices)
@@ -360,7 +367,9 @@ fn the_chain_is_asked_for_its_prices_until_it_answers_and_then_seldom() {
         .map(|now| asked(&mut settler, now))
         .into();
     assert_eq!(answers, [false, true, false, true]);
-    let prices = crate::devnet::Devnet::in_memory(1_800_000_000).unwrap().prices();
+    let prices = crate::devnet::Devnet::in_memory(1_800_000_000)
+        .unwrap()
+        .prices();
     settler.handle(at(10_002), SettlerInput::Prices(prices));
     assert!(asked(&mut settler, 20_000));
     assert!(!asked(&mut settler, 3_619_000));
