@@ -13,6 +13,7 @@
 //! endpoint read.
 
 mod error;
+mod funds;
 mod job;
 mod submission;
 mod view;
@@ -22,6 +23,10 @@ pub use cocoon_inference::{
 };
 pub use cocoon_protocol::job::{MAX_CHOICES, PositionLogprobs, TokenLogprob};
 pub use error::GatewayError;
+pub use funds::{
+    EarningChannel, EarningFunds, EarningTotals, Funds, LockState, LockedChannel, LockedTotals,
+    MAX_EARNING_CHANNELS, MAX_RECLAIMED, PayingFunds, Reclaimed,
+};
 pub use job::{
     Cancelled, Completion, Delta, Finish, JobEvent, JobEvents, JobHandle, MAX_JOB_EVENTS, Usage,
     job_channel,

@@ -6,7 +6,7 @@ use cocoon_protocol::evidence::{Beacon, EvidenceBundle};
 use cocoon_protocol::ids::{Digest, JobId, PeerId};
 use serde::{Deserialize, Serialize};
 
-use super::GatewayError;
+use super::{Funds, GatewayError};
 
 /// A node as `cocoon status` prints it and `/status.json` serves it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct NodeStatus {
     pub wallet: Option<String>,
     /// Its balance when last read from the chain, nanoTON.
     pub wallet_balance_nanoton: Option<u64>,
+    /// How far what the chain says can be trusted now, for people, if the role has a chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<String>,
     /// Payment channels, newest first.
     pub channels: Vec<ChannelStatus>,
     /// A worker's settlement; absent for the other roles.
@@ -248,6 +251,9 @@ pub trait NodeView: Send + Sync + 'static {
 
     /// The whole picture.
     async fn status(&self) -> Result<NodeStatus, GatewayError>;
+
+    /// Where every nanoTON is.
+    async fn funds(&self) -> Result<Funds, GatewayError>;
 
     /// A stored receipt, or `None`.
     async fn receipt(

@@ -87,6 +87,7 @@ impl Process {
             client: peer(CLIENT),
             channel,
             needed: milliton(1),
+            credit_window: milliton(1),
         };
         ask(&self.cashier, open).await.unwrap().map(drop)
     }
@@ -108,6 +109,7 @@ impl Process {
             channel,
             outcome: Outcome::ClientLost,
             receipt: None,
+            cost: NanoTon::ZERO,
         };
         ask(&self.cashier, close).await.unwrap().unwrap();
     }

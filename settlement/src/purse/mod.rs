@@ -51,8 +51,10 @@ pub struct PurseConfig {
     pub room_ms: u64,
     /// After a start nothing is topped up for so long, milliseconds. Longer than a wallet's message is valid.
     pub quiet_ms: u64,
-    /// Milliseconds before the same move is made again.
+    /// Milliseconds before another move is made on the same channel.
     pub retry_ms: u64,
+    /// Milliseconds between two looks at the channels.
+    pub round_ms: u64,
 }
 
 impl PurseConfig {
@@ -69,6 +71,7 @@ impl PurseConfig {
             room_ms: HOUR_MS,
             quiet_ms: 120_000,
             retry_ms: 120_000,
+            round_ms: 10_000,
         }
     }
 }
@@ -245,12 +248,14 @@ impl Purse {
         Ok(self.target(now, worker).max(least).min(free))
     }
 
-    /// What is to be done now, most urgent first. `wallet` is what the wallet holds.
+    /// What is to be done now, most urgent first. `wallet` is what the wallet holds, `opening` what channels will lock that
+    /// are being opened and are not among `channels`.
     pub fn plan(
         &mut self,
         now: UnixMillis,
         unix: u32,
         wallet: NanoTon,
+        opening: NanoTon,
         channels: &[PurseChannel],
     ) -> Vec<Move> {
         self.tried
@@ -267,7 +272,8 @@ impl Purse {
             .collect();
         moves.extend(self.closings(now, channels).map(Move::StartClose));
         if now.saturating_since(self.started) >= self.config.quiet_ms {
-            moves.extend(self.top_ups(now, wallet, channels));
+            let locked = locked(channels).saturating_add(opening);
+            moves.extend(self.top_ups(now, wallet, locked, channels));
         }
         let retry_ms = self.config.retry_ms;
         moves.retain(|planned| {
@@ -314,8 +320,13 @@ impl Purse {
     }
 
     /// Of each worker that is used, the channel that can pay most, if that is little.
-    fn top_ups(&self, now: UnixMillis, wallet: NanoTon, channels: &[PurseChannel]) -> Vec<Move> {
-        let locked = locked(channels);
+    fn top_ups(
+        &self,
+        now: UnixMillis,
+        wallet: NanoTon,
+        locked: NanoTon,
+        channels: &[PurseChannel],
+    ) -> Vec<Move> {
         let mut free = self
             .config
             .total

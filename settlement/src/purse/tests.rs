@@ -70,10 +70,13 @@ fn a_used_worker_is_topped_up_before_it_runs_dry_by_what_it_was_paid_lately() {
     let now = START + HOUR_MS;
     purse.on_job(at(now), peer(1), milli(40));
     purse.on_spent(at(now), peer(1), milli(1_600));
-    assert_eq!(purse.plan(at(now), 0, RICH, &[channel(1, 500, now)]), []);
+    assert_eq!(
+        purse.plan(at(now), 0, RICH, NanoTon::ZERO, &[channel(1, 500, now)]),
+        []
+    );
     let amount = milli(1_600 - 300);
     assert_eq!(
-        purse.plan(at(now), 0, RICH, &[channel(1, 300, now)]),
+        purse.plan(at(now), 0, RICH, NanoTon::ZERO, &[channel(1, 300, now)]),
         [Move::TopUp {
             channel: address(1),
             amount
@@ -81,7 +84,13 @@ fn a_used_worker_is_topped_up_before_it_runs_dry_by_what_it_was_paid_lately() {
     );
     // Not again before the chain can show it.
     assert_eq!(
-        purse.plan(at(now + 1_000), 0, RICH, &[channel(1, 300, now)]),
+        purse.plan(
+            at(now + 1_000),
+            0,
+            RICH,
+            NanoTon::ZERO,
+            &[channel(1, 300, now)]
+        ),
         []
     );
 }
@@ -91,10 +100,19 @@ fn nothing_is_topped_up_right_after_a_start_nor_beyond_the_wallet_or_the_total()
     let now = START + 1_000;
     let mut purse = purse();
     purse.on_spent(at(now), peer(1), milli(5_000));
-    assert_eq!(purse.plan(at(now), 0, RICH, &[channel(1, 100, now)]), []);
+    assert_eq!(
+        purse.plan(at(now), 0, RICH, NanoTon::ZERO, &[channel(1, 100, now)]),
+        []
+    );
     let later = START + HOUR_MS;
     assert_eq!(
-        purse.plan(at(later), 0, milli(300), &[channel(1, 100, later)]),
+        purse.plan(
+            at(later),
+            0,
+            milli(300),
+            NanoTon::ZERO,
+            &[channel(1, 100, later)]
+        ),
         [Move::TopUp {
             channel: address(1),
             amount: milli(200)
@@ -106,7 +124,13 @@ fn nothing_is_topped_up_right_after_a_start_nor_beyond_the_wallet_or_the_total()
     };
     let later = later + HOUR_MS;
     assert_eq!(
-        purse.plan(at(later), 0, RICH, &[channel(1, 9, later), full]),
+        purse.plan(
+            at(later),
+            0,
+            RICH,
+            NanoTon::ZERO,
+            &[channel(1, 9, later), full]
+        ),
         []
     );
 }
@@ -121,7 +145,7 @@ fn an_unused_channel_is_closed_unless_a_job_is_on_it_and_the_rest_is_fetched() {
         ..channel(2, 900, START)
     };
     assert_eq!(
-        purse.plan(at(now), 5, RICH, &[idle, busy]),
+        purse.plan(at(now), 5, RICH, NanoTon::ZERO, &[idle, busy]),
         [Move::StartClose(address(1))]
     );
     // Sent and not shown: again, after a while.
@@ -129,10 +153,13 @@ fn an_unused_channel_is_closed_unless_a_job_is_on_it_and_the_rest_is_fetched() {
         phase: Phase::Closing { close_at: None },
         ..idle
     };
-    assert_eq!(purse.plan(at(now + 1), 5, RICH, &[noted]), []);
+    assert_eq!(
+        purse.plan(at(now + 1), 5, RICH, NanoTon::ZERO, &[noted]),
+        []
+    );
     let later = now + config().retry_ms;
     assert_eq!(
-        purse.plan(at(later), 5, RICH, &[noted]),
+        purse.plan(at(later), 5, RICH, NanoTon::ZERO, &[noted]),
         [Move::StartClose(address(1))]
     );
     let closing = PurseChannel {
@@ -142,9 +169,12 @@ fn an_unused_channel_is_closed_unless_a_job_is_on_it_and_the_rest_is_fetched() {
         ..idle
     };
     let later = later + config().retry_ms;
-    assert_eq!(purse.plan(at(later), 499, RICH, &[closing]), []);
     assert_eq!(
-        purse.plan(at(later), 500, RICH, &[closing]),
+        purse.plan(at(later), 499, RICH, NanoTon::ZERO, &[closing]),
+        []
+    );
+    assert_eq!(
+        purse.plan(at(later), 500, RICH, NanoTon::ZERO, &[closing]),
         [Move::Finish(address(1))]
     );
 }
@@ -165,7 +195,7 @@ fn the_longest_unused_channel_makes_room_for_a_new_one() {
         })
     );
     assert_eq!(
-        purse.plan(at(now), 0, RICH, &channels),
+        purse.plan(at(now), 0, RICH, NanoTon::ZERO, &channels),
         [Move::StartClose(address(2))]
     );
     // What fits is smaller than usual.
@@ -193,7 +223,10 @@ impl World {
 
     fn step(&mut self, lost: bool) {
         let (unix, wallet) = (self.unix(), NanoTon::from_nano(self.wallet));
-        for planned in self.purse.plan(at(self.now), unix, wallet, &self.views()) {
+        for planned in self
+            .purse
+            .plan(at(self.now), unix, wallet, NanoTon::ZERO, &self.views())
+        {
             let index = self
                 .open
                 .iter()
