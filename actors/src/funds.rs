@@ -281,3 +281,168 @@ fn show(metrics: &Metrics, funds: &Funds) {
         .chain_verified
         .set(i64::from(funds.chain_is_verified));
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )]
+
+    use super::*;
+    use cocoon_protocol::{PublicKey32, UnixMillis, ids::Keypair};
+    use cocoon_settlement::contract::ChannelTerms;
+    use cocoon_settlement::ledger::{ClientChannel, SignedPart, WorkerChannelLine};
+
+    fn address(seed: u8) -> TonAddress {
+        TonAddress {
+            workchain: 0,
+            hash: [seed; 32],
+        }
+    }
+
+    fn nano(amount: u64) -> NanoTon {
+        NanoTon::from_nano(amount)
+    }
+
+    fn terms() -> ChannelTerms {
+        ChannelTerms {
+            client: address(1),
+            worker: address(2),
+            client_key: PublicKey32::from_bytes([3; 32]),
+            nonce: 0,
+            close_delay_s: 86_400,
+        }
+    }
+
+    fn channel(signed: u64, state: ClientChannelState) -> ClientChannel {
+        let signed = SignedPart {
+            cumulative: nano(signed),
+            signature: [0; 64],
+            at: UnixMillis::from_millis(7),
+        };
+        ClientChannel {
+            address: address(9),
+            worker: Keypair::ed25519_from_bytes([5; 32])
+                .unwrap()
+                .public()
+                .to_peer_id(),
+            terms: terms(),
+            deposit: nano(1_000_000_000),
+            reserve: nano(5_000_000),
+            signed: Some(signed),
+            opened: UnixMillis::from_millis(1),
+            state,
+        }
+    }
+
+    fn seen(balance: u64, claimed: u64, close_at: Option<u32>) -> ChannelState {
+        ChannelState {
+            address: address(9),
+            terms: terms(),
+            balance: nano(balance),
+            claimed: nano(claimed),
+            close_at,
+            finished: false,
+            last_lt: 1,
+        }
+    }
+
+    #[test]
+    fn what_a_channel_locks_is_the_sum_of_its_parts_whatever_ledger_and_chain_say() {
+        let closing = ClientChannelState::Closing { close_at: 500 };
+        let opening = ClientChannelState::Opening {
+            valid_until: 1,
+            message: None,
+        };
+        for state in [ClientChannelState::Open, closing, opening] {
+            for signed in [0, 1, 400_000_000, 996_000_000, u64::MAX] {
+                for view in [
+                    None,
+                    Some(seen(0, 0, None)),
+                    Some(seen(1_000_000, 999_000_000, None)),
+                    Some(seen(700_000_000, 300_000_000, Some(500))),
+                    Some(seen(u64::MAX, u64::MAX, None)),
+                ] {
+                    let found = ChannelFunds {
+                        channel: channel(signed, state),
+                        seen: view,
+                        leased: false,
+                    };
+                    let line = locked(&found, Some(499));
+                    let parts = [line.promised_nanoton, line.free_nanoton, line.kept_nanoton];
+                    assert_eq!(line.locked_nanoton, parts.iter().sum::<u64>(), "{found:?}");
+                    let mut totals = LockedTotals::default();
+                    add(&mut totals, &line);
+                    let sums = [
+                        totals.opening_nanoton,
+                        totals.promised_nanoton,
+                        totals.free_nanoton,
+                        totals.kept_nanoton,
+                        totals.returning_nanoton,
+                    ];
+                    assert_eq!(totals.locked_nanoton, sums.iter().sum::<u64>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_closing_channel_says_when_its_rest_is_free_and_that_it_is_being_fetched_afterwards() {
+        let found = ChannelFunds {
+            channel: channel(400_000_000, ClientChannelState::Closing { close_at: 500 }),
+            seen: Some(seen(700_000_000, 300_000_000, Some(520))),
+            leased: false,
+        };
+        let before = locked(&found, Some(519));
+        assert_eq!(
+            (before.state, before.free_at_unix),
+            (LockState::Closing, Some(520))
+        );
+        assert_eq!(before.promised_nanoton, 100_000_000);
+        assert_eq!(locked(&found, Some(520)).state, LockState::Finishing);
+        let mut totals = LockedTotals::default();
+        add(&mut totals, &before);
+        assert_eq!(totals.returning_nanoton, 600_000_000);
+    }
+
+    #[test]
+    fn what_a_worker_earned_is_what_it_was_paid_and_what_it_is_owed() {
+        let line = |seed, held, covered, claimed| WorkerChannelLine {
+            channel: address(seed),
+            client: String::new(),
+            held: nano(held),
+            entered: nano(held),
+            covered: nano(covered),
+            claimed: nano(claimed),
+            pending: None,
+        };
+        let books = WorkerSummary {
+            // The last was claimed by somebody else, up to what no commit covers here.
+            channels: vec![
+                line(1, 100, 70, 30),
+                line(2, 900, 900, 0),
+                line(3, 50, 10, 40),
+            ],
+            held: nano(1_050),
+            credited: nano(1_050),
+            committed: nano(980),
+            claimed: nano(70),
+            unclaimed: nano(980),
+            open_jobs: 0,
+            entries: 3,
+            unsettled_entries: 0,
+            batches: Vec::new(),
+        };
+        let funds = earning(&books);
+        let totals = funds.totals;
+        assert_eq!(totals.earned_nanoton, 1_050);
+        assert_eq!((totals.claimed_nanoton, totals.uncovered_nanoton), (70, 40));
+        assert_eq!(totals.claimable_nanoton, 940);
+        assert_eq!(
+            funds.channels[0].held_nanoton, 900,
+            "who owes most comes first"
+        );
+    }
+}

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, doctor, gpu, guest, log,
-    model, policy, receipt, run, status, vault, verify,
+    CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, doctor, funds, gpu,
+    guest, log, model, policy, receipt, run, status, vault, verify,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -36,6 +36,8 @@ pub enum Command {
     Chat(chat::ChatArgs),
     /// Show a node: workers and their evidence, channels, settlement
     Status(status::StatusArgs),
+    /// Show where a node's money is: wallet, channels, what is promised, owed, and on its way back
+    Funds(funds::FundsArgs),
     /// Check a receipt, factor by factor; exit 0 only if it is verified
     Verify(verify::VerifyArgs),
     /// Show, check, export and recount receipts
@@ -82,6 +84,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Devnet(args) => devnet::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Status(args) => status::run(args),
+        Command::Funds(args) => funds::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Receipt(args) => receipt::run(args),
         Command::Demo(args) => demo::run(args),
@@ -129,6 +132,7 @@ mod tests {
             "cocoon devnet --data-dir /tmp/x --listen 127.0.0.1:0",
             "cocoon chat hello there --model m --json",
             "cocoon status --json",
+            "cocoon funds --json",
             "cocoon verify -",
             "cocoon verify receipt.json --evidence simulated --chain-url http://127.0.0.1:1",
             "cocoon verify receipt.json --offline --block 7:0000000000000000000000000000000000000000000000000000000000000000",

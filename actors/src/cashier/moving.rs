@@ -204,11 +204,12 @@ impl Books {
 
     fn view(&self, channel: &ClientChannel) -> PurseChannel {
         let phase = match channel.state {
-            ClientChannelState::Closing { .. } => Phase::Closing {
-                close_at: self
-                    .seen
-                    .get(&channel.address)
-                    .and_then(|seen| seen.close_at),
+            // What is noted counts until the chain has been looked at.
+            ClientChannelState::Closing { close_at } => Phase::Closing {
+                close_at: match self.seen.get(&channel.address) {
+                    Some(seen) => seen.close_at,
+                    None => Some(close_at),
+                },
             },
             _ => Phase::Open,
         };

@@ -495,7 +495,10 @@ fn an_unused_channel_is_closed_by_itself_and_what_was_not_promised_comes_back() 
 
         purse.close(1, leased.address).await.unwrap();
         until("the wish to close", || {
-            matches!(purse.only_channel().state, ClientChannelState::Closing { .. })
+            matches!(
+                purse.only_channel().state,
+                ClientChannelState::Closing { .. }
+            )
         })
         .await;
         // Nothing is signed on it any more, and the next job has another channel.
@@ -518,7 +521,10 @@ fn an_unused_channel_is_closed_by_itself_and_what_was_not_promised_comes_back() 
         let claim = claim_message(&voucher).unwrap();
         purse.chain.local.send_external(&claim).await.unwrap();
         purse.chain.pass(CLOSE_DELAY_S + 1);
-        until("the end", || purse.only_channel().state == ClientChannelState::Closed).await;
+        until("the end", || {
+            purse.only_channel().state == ClientChannelState::Closed
+        })
+        .await;
         let after = purse.chain.balance(purse.parts.address).await;
         let gone = before.checked_sub(after).unwrap();
         let fees = gone.checked_sub(milliton(30)).unwrap();
@@ -561,7 +567,10 @@ fn a_used_channel_is_topped_up_before_it_is_empty() {
             cumulative: milliton(900),
         };
         ask(&purse.cashier, sign).await.unwrap().unwrap();
-        until("the top-up", || purse.only_channel().available() > milliton(900)).await;
+        until("the top-up", || {
+            purse.only_channel().available() > milliton(900)
+        })
+        .await;
         let recorded = purse.only_channel();
         let on_chain = purse.chain.channel(leased.address).await.unwrap();
         assert_eq!(recorded.deposit, on_chain.balance);

@@ -8,6 +8,7 @@ pub mod config;
 pub mod demo;
 pub mod devnet;
 pub mod doctor;
+pub mod funds;
 pub mod gpu;
 pub mod guest;
 pub mod log;

@@ -76,6 +76,9 @@ pub fn render(status: &NodeStatus) -> String {
             .map_or_else(|| "not read yet".to_owned(), ton);
         text.push_str(&format!("wallet {}: {balance}\n", plain(wallet)));
     }
+    if let Some(chain) = &status.chain {
+        text.push_str(&format!("chain: {}\n", plain(chain)));
+    }
     let ended: Vec<_> = status
         .ended_jobs
         .iter()

@@ -82,6 +82,24 @@ pub struct Config {
     pub credit_window_nanoton: u64,
     /// Put into each new channel by a client, nanoTON.
     pub deposit_nanoton: u64,
+    /// The most that one client may have unpaid, nanoTON.
+    pub credit_client_nanoton: u64,
+    /// The most that all strangers together may have unpaid, nanoTON.
+    pub credit_total_nanoton: u64,
+    /// A channel is claimed when it owes so many times the fee of a claim.
+    pub claim_fee_multiple: u64,
+    /// A channel is claimed when it owes this much, nanoTON.
+    pub channel_risk_nanoton: u64,
+    /// The largest channels are claimed when all together owe this much, nanoTON.
+    pub total_risk_nanoton: u64,
+    /// What has waited so long is claimed, seconds.
+    pub claim_age_s: u64,
+    /// The most that jobs may cost while the chain's head cannot be verified, nanoTON.
+    pub unverified_risk_nanoton: u64,
+    /// The most that all channels may lock together, nanoTON.
+    pub locked_nanoton: u64,
+    /// A channel that was not used for so long is closed, seconds.
+    pub unused_channel_s: u64,
     /// What a thousandth of a TON is worth in milliseconds of waiting, when workers are compared.
     pub wait_ms_per_milliton: u64,
     /// Seconds between a worker's settlement batches.
@@ -128,6 +146,15 @@ impl Default for Config {
             slots: 1,
             credit_window_nanoton: 200_000,
             deposit_nanoton: NanoTon::PER_TON,
+            credit_client_nanoton: 2_000_000,
+            credit_total_nanoton: 20_000_000,
+            claim_fee_multiple: 1_000,
+            channel_risk_nanoton: 5_000_000_000,
+            total_risk_nanoton: 20_000_000_000,
+            claim_age_s: 604_800,
+            unverified_risk_nanoton: 100_000_000,
+            locked_nanoton: 20_000_000_000,
+            unused_channel_s: 604_800,
             wait_ms_per_milliton: 1_000,
             settle_every_s: 60,
             evidence: EvidenceSource::Tdx,

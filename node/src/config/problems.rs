@@ -306,6 +306,22 @@ fn client(check: &mut Check<'_>, config: &Config) {
             "deposit at least what one long answer costs",
         );
     }
+    if config.locked_nanoton < config.deposit_nanoton {
+        check.wrong(
+            "locked_nanoton",
+            config.locked_nanoton,
+            "less than one deposit, so no channel could be opened",
+            "use several times deposit_nanoton",
+        );
+    }
+    if config.unused_channel_s == 0 {
+        check.wrong(
+            "unused_channel_s",
+            0,
+            "a channel would be closed as soon as its job has ended",
+            "use some hours or days",
+        );
+    }
     if config.evidence == EvidenceSource::Tdx && config.policy_path.is_none() {
         check.wrong(
             "policy_path",
@@ -366,6 +382,35 @@ fn worker(check: &mut Check<'_>, config: &Config) {
             0,
             "batches without a pause",
             "use 1 or more",
+        );
+    }
+    if config.claim_fee_multiple == 0 {
+        check.wrong(
+            "claim_fee_multiple",
+            0,
+            "claims of nothing",
+            "use 100 or more: a claim then costs a hundredth of what it brings",
+        );
+    }
+    for (name, limit) in [
+        ("credit_client_nanoton", config.credit_client_nanoton),
+        ("credit_total_nanoton", config.credit_total_nanoton),
+    ] {
+        if limit < config.credit_window_nanoton {
+            check.wrong(
+                name,
+                limit,
+                "smaller than the credit window of one job, so no new client could be served",
+                "use several times credit_window_nanoton",
+            );
+        }
+    }
+    if config.total_risk_nanoton < config.channel_risk_nanoton {
+        check.wrong(
+            "total_risk_nanoton",
+            config.total_risk_nanoton,
+            "less than what one channel may owe",
+            "use several times channel_risk_nanoton",
         );
     }
     let one_token = config.price_input_nanoton.max(config.price_output_nanoton);

@@ -79,7 +79,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 30] = [
+pub const SETTINGS: [Setting; 39] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -102,6 +102,15 @@ pub const SETTINGS: [Setting; 30] = [
     setting("slots", SettingKind::Number),
     setting("credit_window_nanoton", SettingKind::Number),
     setting("deposit_nanoton", SettingKind::Number),
+    setting("credit_client_nanoton", SettingKind::Number),
+    setting("credit_total_nanoton", SettingKind::Number),
+    setting("claim_fee_multiple", SettingKind::Number),
+    setting("channel_risk_nanoton", SettingKind::Number),
+    setting("total_risk_nanoton", SettingKind::Number),
+    setting("claim_age_s", SettingKind::Number),
+    setting("unverified_risk_nanoton", SettingKind::Number),
+    setting("locked_nanoton", SettingKind::Number),
+    setting("unused_channel_s", SettingKind::Number),
     setting("wait_ms_per_milliton", SettingKind::Number),
     setting("settle_every_s", SettingKind::Number),
     setting("evidence", SettingKind::Text),
@@ -208,10 +217,47 @@ pub struct Flags {
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credit_window_nanoton: Option<u64>,
-    /// Client: put into each new channel, nanoTON [default: 1000000000]
+    /// Client: put into a channel to a worker that was not used before, nanoTON [default: 1000000000]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deposit_nanoton: Option<u64>,
+    /// Worker: the most that one client may have unpaid, running jobs included, nanoTON [default: 2000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_client_nanoton: Option<u64>,
+    /// Worker: the most that all clients who have not paid as much before may have unpaid together, nanoTON
+    /// [default: 20000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_total_nanoton: Option<u64>,
+    /// Worker: claim a channel when it owes so many times the fee of a claim [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_fee_multiple: Option<u64>,
+    /// Worker: claim a channel when it owes this much, whatever the fee, nanoTON [default: 5000000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_risk_nanoton: Option<u64>,
+    /// Worker: claim the largest channels when all together owe this much, nanoTON [default: 20000000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_risk_nanoton: Option<u64>,
+    /// Worker: claim what has waited so long and is worth its fee, seconds [default: 604800]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_age_s: Option<u64>,
+    /// The most that jobs may cost while the chain's head cannot be verified, nanoTON [default: 100000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unverified_risk_nanoton: Option<u64>,
+    /// Client: the most that all channels may lock together, nanoTON [default: 20000000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked_nanoton: Option<u64>,
+    /// Client: close a channel that was not used for so long, seconds [default: 604800]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unused_channel_s: Option<u64>,
     /// Client: milliseconds of waiting that 0.001 TON is worth, when workers are compared
     /// [default: 1000]
     #[arg(long, value_name = "MILLISECONDS")]

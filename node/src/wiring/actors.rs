@@ -31,7 +31,9 @@ use cocoon_protocol::domain::Network;
 use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
 use cocoon_protocol::{Digest, ModelTerms, NanoTon, PeerId, Price, PublicKey32, TonAddress};
 use cocoon_settlement::contract::LedgerTerms;
+use cocoon_settlement::credit::CreditConfig;
 use cocoon_settlement::ledger::{ClientLedger, WorkerLedger};
+use cocoon_settlement::purse::PurseConfig;
 use cocoon_settlement::settler::SettlerConfig;
 use cocoon_settlement::store::Store;
 use rand::SeedableRng;
@@ -52,6 +54,8 @@ use crate::command::log::LogDirectory;
 use crate::config::{Config, NodeRole};
 use crate::trust;
 
+/// After this time an unpaid job is written off: strangers can cost a worker `credit_total_nanoton` in it, and no more.
+const FORGET_DEBTS_MS: u64 = 24 * 3_600_000;
 /// Sessions a worker holds at once. Not bound to its slots: until it has redeemed an offer a session
 /// costs next to nothing, and a stranger may keep one silent for as long as a handshake may take.
 /// One peer's are bounded by the swarm, so this leaves room for others.
@@ -385,6 +389,12 @@ fn add_worker(
             chain: Arc::clone(&chain.chain),
             payout: chain.address,
             global_id: chain.global_id,
+            credit: CreditConfig {
+                per_client: NanoTon::from_nano(config.credit_client_nanoton),
+                strangers: NanoTon::from_nano(config.credit_total_nanoton),
+                forget_ms: FORGET_DEBTS_MS,
+            },
+            unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
             metrics: metrics.clone(),
         }),
     );
@@ -401,6 +411,10 @@ fn add_worker(
                 global_id: chain.global_id,
                 config: SettlerConfig {
                     batch_age_ms,
+                    claim_fee_multiple: config.claim_fee_multiple,
+                    channel_risk: NanoTon::from_nano(config.channel_risk_nanoton),
+                    total_risk: NanoTon::from_nano(config.total_risk_nanoton),
+                    claim_age_ms: config.claim_age_s.saturating_mul(1_000),
                     look_ms: 500,
                     ..SettlerConfig::new(ledger_address)
                 },
@@ -495,7 +509,14 @@ async fn add_client(
         address: chain.address,
         key: keys.wallet_key.clone(),
         global_id: chain.global_id,
-        deposit: NanoTon::from_nano(config.deposit_nanoton),
+        purse: PurseConfig {
+            unused_ms: config.unused_channel_s.saturating_mul(1_000),
+            ..PurseConfig::new(
+                NanoTon::from_nano(config.locked_nanoton),
+                NanoTon::from_nano(config.deposit_nanoton),
+            )
+        },
+        unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
         metrics: metrics.clone(),
     };
     let disk = Arbiter::new();
