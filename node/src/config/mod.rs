@@ -82,10 +82,10 @@ pub struct Config {
     pub credit_window_nanoton: u64,
     /// Put into each new channel by a client, nanoTON.
     pub deposit_nanoton: u64,
-    /// The most that one client may have unpaid, nanoTON.
-    pub credit_client_nanoton: u64,
-    /// The most that all strangers together may have unpaid, nanoTON.
-    pub credit_total_nanoton: u64,
+    /// The most that one client may have unpaid, credit windows.
+    pub credit_client_windows: u64,
+    /// The most that all strangers together may have unpaid, credit windows.
+    pub credit_total_windows: u64,
     /// A channel is claimed when it owes so many times the fee of a claim.
     pub claim_fee_multiple: u64,
     /// A channel is claimed when it owes this much, nanoTON.
@@ -146,8 +146,8 @@ impl Default for Config {
             slots: 1,
             credit_window_nanoton: 200_000,
             deposit_nanoton: NanoTon::PER_TON,
-            credit_client_nanoton: 2_000_000,
-            credit_total_nanoton: 20_000_000,
+            credit_client_windows: 10,
+            credit_total_windows: 100,
             claim_fee_multiple: 1_000,
             channel_risk_nanoton: 5_000_000_000,
             total_risk_nanoton: 20_000_000_000,

@@ -392,16 +392,16 @@ fn worker(check: &mut Check<'_>, config: &Config) {
             "use 100 or more: a claim then costs a hundredth of what it brings",
         );
     }
-    for (name, limit) in [
-        ("credit_client_nanoton", config.credit_client_nanoton),
-        ("credit_total_nanoton", config.credit_total_nanoton),
+    for (name, windows) in [
+        ("credit_client_windows", config.credit_client_windows),
+        ("credit_total_windows", config.credit_total_windows),
     ] {
-        if limit < config.credit_window_nanoton {
+        if windows == 0 {
             check.wrong(
                 name,
-                limit,
-                "smaller than the credit window of one job, so no new client could be served",
-                "use several times credit_window_nanoton",
+                0,
+                "without credit for the first words no job could start",
+                "use 1 or more",
             );
         }
     }

@@ -102,8 +102,8 @@ pub const SETTINGS: [Setting; 39] = [
     setting("slots", SettingKind::Number),
     setting("credit_window_nanoton", SettingKind::Number),
     setting("deposit_nanoton", SettingKind::Number),
-    setting("credit_client_nanoton", SettingKind::Number),
-    setting("credit_total_nanoton", SettingKind::Number),
+    setting("credit_client_windows", SettingKind::Number),
+    setting("credit_total_windows", SettingKind::Number),
     setting("claim_fee_multiple", SettingKind::Number),
     setting("channel_risk_nanoton", SettingKind::Number),
     setting("total_risk_nanoton", SettingKind::Number),
@@ -221,15 +221,15 @@ pub struct Flags {
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deposit_nanoton: Option<u64>,
-    /// Worker: the most that one client may have unpaid, running jobs included, nanoTON [default: 2000000]
-    #[arg(long, value_name = "NANOTON")]
+    /// Worker: the most that one client may have unpaid, running jobs included, in credit windows [default: 10]
+    #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub credit_client_nanoton: Option<u64>,
-    /// Worker: the most that all clients who have not paid as much before may have unpaid together, nanoTON
-    /// [default: 20000000]
-    #[arg(long, value_name = "NANOTON")]
+    pub credit_client_windows: Option<u64>,
+    /// Worker: the most that all clients who have not paid as much before may have unpaid together, in credit
+    /// windows [default: 100]
+    #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub credit_total_nanoton: Option<u64>,
+    pub credit_total_windows: Option<u64>,
     /// Worker: claim a channel when it owes so many times the fee of a claim [default: 1000]
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -54,7 +54,7 @@ use crate::command::log::LogDirectory;
 use crate::config::{Config, NodeRole};
 use crate::trust;
 
-/// After this time an unpaid job is written off: strangers can cost a worker `credit_total_nanoton` in it, and no more.
+/// After this time an unpaid job is written off: strangers can cost a worker `credit_total_windows` in it, and no more.
 const FORGET_DEBTS_MS: u64 = 24 * 3_600_000;
 /// Sessions a worker holds at once. Not bound to its slots: until it has redeemed an offer a session
 /// costs next to nothing, and a stranger may keep one silent for as long as a handshake may take.
@@ -381,6 +381,7 @@ fn add_worker(
         info!(job = %interrupted.record.job, "a job was interrupted by the last end of this process");
     }
 
+    let window = NanoTon::from_nano(config.credit_window_nanoton);
     let (disk, settling) = (Arbiter::new(), Arbiter::new());
     let cashier = supervise_on(
         &disk.handle(),
@@ -390,8 +391,8 @@ fn add_worker(
             payout: chain.address,
             global_id: chain.global_id,
             credit: CreditConfig {
-                per_client: NanoTon::from_nano(config.credit_client_nanoton),
-                strangers: NanoTon::from_nano(config.credit_total_nanoton),
+                per_client: window.saturating_mul(config.credit_client_windows),
+                strangers: window.saturating_mul(config.credit_total_windows),
                 forget_ms: FORGET_DEBTS_MS,
             },
             unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
@@ -438,7 +439,7 @@ fn add_worker(
             key: keys.peer_key.clone(),
             models: models.clone(),
             payout: chain.address,
-            credit_window: NanoTon::from_nano(config.credit_window_nanoton),
+            credit_window: window,
             evidence: None,
         }),
         StdRng::from_os_rng(),
