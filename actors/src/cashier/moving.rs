@@ -19,6 +19,9 @@ use tracing::{Instrument, info, warn};
 /// Channels looked at in one round. More wait for the next ones: those looked at longest ago come first.
 const MAX_LOOKS: usize = 64;
 
+/// A channel that holds so much more than is noted was topped up. Less than any top-up.
+const NOTED_RISE: NanoTon = NanoTon::from_nano(10_000_000);
+
 /// What a round has seen.
 struct Seen {
     unix: u32,
@@ -192,8 +195,8 @@ impl Books {
             }
             (ClientChannelState::Open, None) => {
                 let deposit = state.claimed.saturating_add(state.balance);
-                // Rent makes it a little less all the time: not worth a write.
-                if deposit > channel.deposit {
+                // Rent takes a little all the time, claims leave a little behind: no top-up, and not worth a write.
+                if deposit >= channel.deposit.saturating_add(NOTED_RISE) {
                     ledger.record_open(&state.address, deposit)?;
                 }
             }
