@@ -62,6 +62,9 @@ pub enum CreditError {
 /// **The rule.** A job reserves its credit window. A client that has paid less than it would have on credit is a
 /// *stranger*, and all strangers share one limit. So whoever never pays, under however many names and channels, gets no
 /// more than that limit in all; and whoever pays first gets no more for nothing than it has paid.
+///
+/// An offer's window is never smaller than its prompt and two frames, or the job would stall. So that a dear model can be
+/// served at all, a single window above a limit is given where nothing else is unpaid.
 #[derive(Debug)]
 pub struct CreditBook {
     config: CreditConfig,
@@ -147,18 +150,14 @@ impl CreditBook {
             self.strangers_unpaid()
         };
         account.reserved = account.reserved.saturating_add(window);
-        if account.unpaid() > self.config.per_client {
-            return Err(CreditError::Client {
-                unpaid: account.unpaid(),
-                limit: self.config.per_client,
-            });
+        let (unpaid, limit) = (account.unpaid(), self.config.per_client.max(window));
+        if unpaid > limit {
+            return Err(CreditError::Client { unpaid, limit });
         }
-        let unpaid = others.saturating_add(account.unpaid());
-        if account.is_stranger() && unpaid > self.config.strangers {
-            return Err(CreditError::Strangers {
-                unpaid,
-                limit: self.config.strangers,
-            });
+        let unpaid = others.saturating_add(unpaid);
+        let limit = self.config.strangers.max(window);
+        if account.is_stranger() && unpaid > limit {
+            return Err(CreditError::Strangers { unpaid, limit });
         }
         if !self.accounts.contains_key(&client) && self.accounts.len() >= MAX_ACCOUNTS {
             return Err(CreditError::Full);

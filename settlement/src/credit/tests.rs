@@ -44,6 +44,18 @@ fn a_stranger_that_never_pays_gets_the_limit_under_however_many_names() {
 }
 
 #[test]
+fn a_window_above_the_limits_is_given_once_and_not_beside_anything_else() {
+    let mut book = CreditBook::new(CONFIG);
+    book.reserve(at(1), peer(1), ton(500), ton(0)).unwrap();
+    for name in [1, 2] {
+        let refused = book.reserve(at(1), peer(name), ton(500), ton(0));
+        assert!(refused.is_err());
+    }
+    book.settle(at(1), peer(1), ton(500), ton(400), ton(400));
+    book.reserve(at(1), peer(2), ton(500), ton(0)).unwrap();
+}
+
+#[test]
 fn a_debt_counts_against_its_client_until_it_is_paid() {
     let mut book = CreditBook::new(CONFIG);
     let client = peer(1);

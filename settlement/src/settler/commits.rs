@@ -120,7 +120,9 @@ impl Commits {
             credited,
             oldest,
         } = self.unsettled;
-        if self.open.is_some() || self.cutting || entries == 0 {
+        // Until it is known what the last one covers, nobody can say who needs another.
+        let under_way = self.open.is_some() || self.cutting || self.covering;
+        if under_way || entries == 0 {
             return;
         }
         let age_ms = oldest.map_or(0, |at| now.saturating_since(at));
