@@ -16,6 +16,8 @@ pub use doubt::{Doubt, DoubtExhausted};
 
 /// Clients with an account. One more is refused while every account has something open.
 pub const MAX_ACCOUNTS: usize = 4_096;
+/// So many windows of a job fit under each limit, however small it is.
+pub const LEAST_WINDOWS: u64 = 3;
 
 /// The worker's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +66,8 @@ pub enum CreditError {
 /// more than that limit in all; and whoever pays first gets no more for nothing than it has paid.
 ///
 /// An offer's window is never smaller than its prompt and two frames, or the job would stall. So that a dear model can be
-/// served at all, a single window above a limit is given where nothing else is unpaid.
+/// served at all, and a client whose connection broke can come back and pay, [`LEAST_WINDOWS`] of the job's windows fit in
+/// any case.
 #[derive(Debug)]
 pub struct CreditBook {
     config: CreditConfig,
@@ -150,12 +153,13 @@ impl CreditBook {
             self.strangers_unpaid()
         };
         account.reserved = account.reserved.saturating_add(window);
-        let (unpaid, limit) = (account.unpaid(), self.config.per_client.max(window));
+        let least = window.saturating_mul(LEAST_WINDOWS);
+        let (unpaid, limit) = (account.unpaid(), self.config.per_client.max(least));
         if unpaid > limit {
             return Err(CreditError::Client { unpaid, limit });
         }
         let unpaid = others.saturating_add(unpaid);
-        let limit = self.config.strangers.max(window);
+        let limit = self.config.strangers.max(least);
         if account.is_stranger() && unpaid > limit {
             return Err(CreditError::Strangers { unpaid, limit });
         }
