@@ -158,7 +158,9 @@ impl Books {
             Ok(())
         })?;
         let opening = self.locked()?.saturating_sub(locked(&channels));
-        let moves = self.purse.plan(now, seen.unix, seen.wallet, opening, &channels);
+        let moves = self
+            .purse
+            .plan(now, seen.unix, seen.wallet, opening, &channels);
         for planned in &moves {
             if let Move::StartClose(channel) = planned {
                 let delay_s = super::opening::CLOSE_DELAY_S;

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use cocoon_actors::clock;
 use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use cocoon_settlement::chain::{
-    AccountState, BlockRef, Chain, ChainError, ChainStanding, LocalChain, MethodResult, Prices, StackItem,
-    TransactionSummary,
+    AccountState, BlockRef, Chain, ChainError, ChainStanding, LocalChain, MethodResult, Prices,
+    StackItem, TransactionSummary,
 };
 use cocoon_settlement::contract::{ChannelState, OutMessage, fetch_channel};
 use cocoon_settlement::devnet::{Devnet, GLOBAL_ID, faucet};
