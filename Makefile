@@ -17,7 +17,7 @@ endif
 COCOON = $(CARGO_TARGET_DIR)/debug/cocoon
 TEST_FEATURES = cocoon/simulated-evidence,cocoon/failpoints,cocoon-attestation/simulated-evidence,cocoon-actors/simulated-evidence,cocoon-actors/failpoints
 
-.PHONY: help setup model upstream gpu-fixtures contracts build demo test production storm bench lint clean-data
+.PHONY: help setup model upstream gpu-fixtures ton-clients contracts build demo test production storm bench lint clean-data
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ upstream: ## a real OpenAI-compatible server, for the tests of the engine that s
 gpu-fixtures: ## NVIDIA's published samples, for the tests of GPU evidence
 	@scripts/fetch-gpu-fixtures.sh
 
+ton-clients: ## pytoniq and TON's official library, for the tests of the devnet
+	@scripts/fetch-ton-clients.sh
+
 demo: setup model ## the whole network on this machine: a prompt, its payment, its settlement (KEEP=1 leaves it running)
 	@$(MAKE) --no-print-directory build
 	@$(COCOON) demo --model "$(MODEL)" $(if $(KEEP),--keep)
@@ -48,7 +51,7 @@ build: ## the binary with simulated evidence compiled in
 	@echo "==> building cocoon (the first time takes several minutes on two cores)"
 	cargo build --locked -p cocoon --features simulated-evidence
 
-test: setup model upstream gpu-fixtures nextest ## every test, in one run
+test: setup model upstream gpu-fixtures ton-clients nextest ## every test, in one run
 	@$(MAKE) --no-print-directory contracts production test-all
 
 # Compiled contracts are committed; with npm at hand they are compiled again and compared.
@@ -65,7 +68,8 @@ production: ## a build without the simulator, and the proof that it holds no tra
 .PHONY: test-all
 test-all:
 	@echo "==> all tests"
-	COCOON_REQUIRE_MODEL=1 COCOON_REQUIRE_UPSTREAM=1 COCOON_REQUIRE_FAILPOINTS=1 COCOON_REQUIRE_GPU_FIXTURES=1 COCOON_BIN="$(COCOON)" \
+	COCOON_REQUIRE_MODEL=1 COCOON_REQUIRE_UPSTREAM=1 COCOON_REQUIRE_FAILPOINTS=1 COCOON_REQUIRE_GPU_FIXTURES=1 COCOON_REQUIRE_TON_CLIENTS=1 \
+	  COCOON_REQUIRE_NPM=$$(command -v npm >/dev/null && echo 1 || echo 0) COCOON_BIN="$(COCOON)" \
 	  cargo nextest run --locked --workspace --features $(TEST_FEATURES) --no-fail-fast
 	@echo "==> examples in the documentation"
 	cargo test --locked --doc -p cocoon-protocol

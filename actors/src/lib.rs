@@ -28,6 +28,7 @@ pub mod collateral;
 pub mod directory;
 pub mod engine;
 pub mod failpoint;
+mod funds;
 pub mod gateway;
 pub mod gateway_port;
 pub mod job;

@@ -4,6 +4,9 @@
 //! them go to peers, what is new goes out again. The largest head and a split view, once seen, are kept on disk, so
 //! that neither a restart nor patience makes a node forget them. An alarm stays until people have chosen other
 //! rebuilders or another log.
+//!
+//! Where the operator names a registry, the head that is written on chain there is compared too: everybody reads the same
+//! chain, so whoever was shown another log finds out without meeting anybody.
 
 use crate::ask::{Address, Ask, Named, Query, ask, tell};
 use crate::clock;
@@ -12,10 +15,12 @@ use crate::metrics::Metrics;
 use crate::port::{Judgement, Question, Topic};
 use actix::prelude::*;
 use cocoon_attestation::log::RebuilderSet;
-use cocoon_protocol::Digest;
 use cocoon_protocol::ids::PeerId;
-use cocoon_protocol::log::{ConsistencyReply, ConsistencyRequest, LogNews};
-use cocoon_protocol::log_heads::{HeadsInput, HeadsOutput, LogHeads};
+use cocoon_protocol::log::{ConsistencyReply, ConsistencyRequest, LogNews, TreeHead};
+use cocoon_protocol::log_heads::{HeadsInput, HeadsOutput, LogHeads, SignedHead};
+use cocoon_protocol::{Digest, TonAddress};
+use cocoon_settlement::chain::Chain;
+use cocoon_settlement::contract::registry::{AgainstChain, compare_heads, fetch_registry, log_key};
 use cocoon_settlement::ledger::KeptLogNews;
 use cocoon_settlement::store::{Store, StoreError, WriteBatch, load};
 use std::sync::Arc;
@@ -26,6 +31,8 @@ use tracing::{debug, error, info, warn};
 const TICK: Duration = Duration::from_secs(1);
 /// How often the largest head is shown to everybody. Longer than gossip remembers a message, or it would not go out.
 const NEWS_INTERVAL: Duration = Duration::from_secs(150);
+/// How often the head on chain is read. Its changes wait an hour at least.
+const REGISTRY_INTERVAL: Duration = Duration::from_secs(600);
 /// Questions to peers under way at once.
 const MAX_QUESTIONS: usize = 8;
 
@@ -41,6 +48,20 @@ pub struct LogWatch {
     store: Arc<dyn Store>,
     mesh: Address<Mesh>,
     metrics: Metrics,
+    registry: Option<Registry>,
+    /// The log's head there, as it was read last.
+    on_chain: Option<TreeHead>,
+    /// The log on chain is not the one that this node was shown.
+    contradicted: bool,
+}
+
+/// A registry on chain, to compare the log with.
+#[derive(Clone)]
+pub struct Registry {
+    /// Where it is read.
+    pub chain: Arc<dyn Chain>,
+    /// The contract.
+    pub address: TonAddress,
 }
 
 impl LogWatch {
@@ -54,6 +75,7 @@ impl LogWatch {
         store: Arc<dyn Store>,
         mesh: Address<Mesh>,
         metrics: Metrics,
+        registry: Option<Registry>,
     ) -> Result<Self, StoreError> {
         let place = place(&rebuilders);
         let origin = rebuilders.origin().to_owned();
@@ -78,7 +100,76 @@ impl LogWatch {
             store,
             mesh,
             metrics,
+            registry,
+            on_chain: None,
+            contradicted: false,
         })
+    }
+
+    /// Reads the log's head on chain and compares.
+    fn look_at_registry(&self, context: &mut Context<Self>) {
+        let Some(Registry { chain, address }) = self.registry.clone() else {
+            return;
+        };
+        let reading = async move {
+            match fetch_registry(chain.as_ref(), address).await {
+                Ok(state) => state,
+                Err(error) => {
+                    warn!(%address, %error, "the registry was not read; the log was not compared with it");
+                    None
+                }
+            }
+        };
+        context.spawn(reading.into_actor(self).map(|state, actor: &mut Self, _| {
+            let head = state.and_then(|state| state.logs.get(&log_key(&actor.origin)).copied());
+            actor.on_chain = head.or(actor.on_chain);
+            actor.compare();
+        }));
+    }
+
+    /// A head that this node's own copies cannot judge is left to a later look: the chain's waits for nobody's delay.
+    fn compare(&mut self) {
+        let Some(on_chain) = self.on_chain else {
+            return;
+        };
+        let seen: Vec<_> = self
+            .heads
+            .largest()
+            .map(SignedHead::head)
+            .into_iter()
+            .collect();
+        let other = match compare_heads(&seen, on_chain) {
+            _ if self.heads.is_proven(on_chain) => None,
+            AgainstChain::Same | AgainstChain::Nothing => None,
+            AgainstChain::Split { seen, .. } => Some(seen),
+            AgainstChain::Ask { older, request } => {
+                let reply = match request.answer(&self.leaves) {
+                    found @ ConsistencyReply::Found(_) => found,
+                    ConsistencyReply::NotFound => self.heads.answer(&request),
+                };
+                match reply {
+                    ConsistencyReply::Found(found) if found.older_root != older.root => Some(older),
+                    ConsistencyReply::Found(_) => None,
+                    ConsistencyReply::NotFound => {
+                        debug!(log = %self.origin, entries = on_chain.size, "the registry's head is of another size, and no copy of the log is here");
+                        None
+                    }
+                }
+            }
+        };
+        if let Some(other) = other
+            && !self.contradicted
+        {
+            self.contradicted = true;
+            self.metrics.log_split_view.set(1);
+            error!(
+                log = %self.origin,
+                entries = on_chain.size,
+                on_chain = %on_chain.root,
+                shown = %other.root,
+                "SPLIT VIEW: the registry's log is not the one that this node was shown. No image is admitted by it any more"
+            );
+        }
     }
 
     /// Feeds the state machine; says whether it wants this passed on and whether somebody is at fault.
@@ -91,6 +182,7 @@ impl LogWatch {
                 HeadsOutput::Adopted(signed) => {
                     info!(log = %self.origin, entries = signed.head().size, "the log has grown");
                     self.keep(&LogNews::Head(signed.checkpoint().to_vec()), context);
+                    self.compare();
                 }
                 HeadsOutput::Unproven(signed) => {
                     warn!(
@@ -226,6 +318,10 @@ impl Actor for LogWatch {
         context.run_interval(TICK, |actor, context| {
             actor.show(HeadsInput::Tick, context);
         });
+        self.look_at_registry(context);
+        context.run_interval(REGISTRY_INTERVAL, |actor, context| {
+            actor.look_at_registry(context)
+        });
         context.run_interval(NEWS_INTERVAL, |actor, context| {
             if let Some(news) = actor.heads.news() {
                 actor.publish(&news, context);
@@ -334,7 +430,9 @@ pub struct LogView {
     pub origin: String,
     /// Entries of the largest head that is known to be everybody's.
     pub entries: u64,
-    /// Whether two logs were signed.
+    /// Whether a registry's head of it was read.
+    pub compared: bool,
+    /// Whether two logs were signed, or the one on chain is another.
     pub split: bool,
 }
 /// The [`LogView`].
@@ -350,7 +448,8 @@ impl Handler<Ask<ViewLog>> for LogWatch {
         reply.send(LogView {
             origin: self.origin.clone(),
             entries: self.heads.largest().map_or(0, |signed| signed.head().size),
-            split: self.heads.alarm().is_some(),
+            compared: self.on_chain.is_some(),
+            split: self.contradicted || self.heads.alarm().is_some(),
         });
     }
 }

@@ -81,6 +81,14 @@ pub struct TokenLabels {
     pub kind: TokenKind,
 }
 
+/// Labels of [`Metrics::funds_nanoton`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FundsLabels {
+    /// Where they are: `wallet`, `opening`, `promised`, `free`, `kept`, `returning` (client); `uncovered`,
+    /// `claimable`, `credit`, `ledger` (worker). `docs/money.md` says what each means.
+    pub state: &'static str,
+}
+
 /// Labels of [`Metrics::tcb_expires_s`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PlatformLabels {
@@ -122,6 +130,10 @@ pub struct Metrics {
     pub settled_nanoton: Counter,
     /// Batches confirmed on chain.
     pub batches_confirmed: Counter,
+    /// nanoTON by where they are; see [`FundsLabels`].
+    pub funds_nanoton: Family<FundsLabels, Gauge>,
+    /// 0 while the chain's head cannot be verified.
+    pub chain_verified: Gauge,
     /// 1 from the moment that two logs of guest images were seen under the rebuilders' keys.
     pub log_split_view: Gauge,
     /// When Intel's word that a platform is up to date runs out, seconds since 1970.
@@ -151,6 +163,8 @@ impl Metrics {
             vouchers_refused: Counter::default(),
             settled_nanoton: Counter::default(),
             batches_confirmed: Counter::default(),
+            funds_nanoton: Family::default(),
+            chain_verified: Gauge::default(),
             log_split_view: Gauge::default(),
             tcb_expires_s: Family::default(),
         }
@@ -197,6 +211,16 @@ impl Metrics {
             "batches_confirmed",
             "Settlement batches confirmed on chain",
             self.batches_confirmed.clone(),
+        );
+        registry.register(
+            "funds_nanoton",
+            "nanoTON by where they are",
+            self.funds_nanoton.clone(),
+        );
+        registry.register(
+            "chain_verified",
+            "0 while the chain's head cannot be verified",
+            self.chain_verified.clone(),
         );
         registry.register(
             "log_split_view",
@@ -281,6 +305,13 @@ impl Metrics {
         self.batches_confirmed.inc();
     }
 
+    /// Says how many nanoTON are in a state; see [`FundsLabels`].
+    pub fn funds(&self, state: &'static str, nano: u64) {
+        self.funds_nanoton
+            .get_or_create(&FundsLabels { state })
+            .set(i64::try_from(nano).unwrap_or(i64::MAX));
+    }
+
     /// Counts money that arrived on chain.
     pub fn settled(&self, amount: NanoTon) {
         self.settled_nanoton.inc_by(amount.nano());
@@ -329,6 +360,7 @@ mod tests {
             .get_or_create(&SideLabels { role: Side::Client })
             .inc();
         actor.settled(NanoTon::from_nano(1_500));
+        actor.funds("promised", 9_007_199_254_740_993);
 
         let ended = [("client_lost", 1), ("completed", 2), ("interrupted", 1)];
         let ended = ended.map(|(outcome, count)| (outcome.to_owned(), count));
@@ -345,6 +377,7 @@ mod tests {
             "cocoon_tokens_total{role=\"worker\",kind=\"completion\"} 17",
             "cocoon_vouchers_total{role=\"client\"} 1",
             "cocoon_settled_nanoton_total 1500",
+            "cocoon_funds_nanoton{state=\"promised\"} 9007199254740993",
             "cocoon_build_info{version=\"1.2.3\",commit=\"unknown\",simulated_evidence=\"false\"} 1",
         ] {
             assert!(text.contains(line), "missing {line:?} in:\n{text}");

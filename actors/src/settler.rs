@@ -6,14 +6,14 @@
 
 use crate::ask::{Address, Ask, Named, Query, tell};
 use crate::cashier::Cashier;
-use crate::cashier::earning::Reconciled;
+use crate::cashier::earning::{ChannelClosing, Reconciled};
 use crate::clock;
 use crate::failpoint;
 use crate::metrics::Metrics;
 use actix::prelude::*;
 use cocoon_protocol::NanoTon;
 use cocoon_protocol::TonAddress;
-use cocoon_settlement::chain::{Chain, ChainError, TransactionSummary};
+use cocoon_settlement::chain::{BlockRef, Chain, ChainError, ChainStanding, TransactionSummary};
 use cocoon_settlement::contract::{
     Commit, LedgerTerms, claim_message, commit_message, deploy_ledger_message, fetch_channel,
     fetch_ledger,
@@ -184,7 +184,15 @@ impl Settler {
             SettlerOutput::RolledBack(rolled_back) => {
                 error!(%rolled_back, "this worker stops serving");
             }
-            SettlerOutput::PersistBatch { .. }
+            SettlerOutput::StopServing { channel, close_at } => {
+                let closing = ChannelClosing { channel, close_at };
+                if let Err(error) = tell(&self.cashier, closing) {
+                    warn!(%error, %channel, "the cashier was not told that a channel is closing");
+                }
+            }
+            SettlerOutput::LookAtPrices => self.look_at_prices(context),
+            SettlerOutput::ReadStakes
+            | SettlerOutput::PersistBatch { .. }
             | SettlerOutput::PersistCommitAttempt { .. }
             | SettlerOutput::PersistClaimAttempt { .. } => {}
         }
@@ -243,10 +251,10 @@ impl Settler {
         let look = async move {
             // The head first: the time that goes with a view must not be newer than the view, or a
             // commit that is applied in between looks as if it had lapsed.
-            let head = chain.head().await?;
+            let head = verifiable_head(chain.as_ref()).await?;
             let seen = news(chain.as_ref(), address, after).await?;
             let state = fetch_ledger(chain.as_ref(), address).await?;
-            Ok::<_, ChainError>((seen, state, head))
+            Ok::<_, NotLooked>((seen, state, head))
         };
         context.spawn(
             look.into_actor(self)
@@ -263,14 +271,26 @@ impl Settler {
         );
     }
 
+    fn look_at_prices(&self, context: &mut Context<Self>) {
+        let chain = Arc::clone(&self.settling.chain);
+        let look = async move { chain.prices().await };
+        context.spawn(
+            look.into_actor(self)
+                .map(|looked, actor, context| match looked {
+                    Ok(prices) => actor.drive(SettlerInput::Prices(prices), context),
+                    Err(error) => warn!(%error, "the chain did not say its prices"),
+                }),
+        );
+    }
+
     fn look_at_channel(&self, channel: TonAddress, context: &mut Context<Self>) {
         let chain = Arc::clone(&self.settling.chain);
         let after = self.read.get(&channel).copied();
         let look = async move {
-            let head = chain.head().await?;
+            let head = verifiable_head(chain.as_ref()).await?;
             let seen = news(chain.as_ref(), channel, after).await?;
             let state = fetch_channel(chain.as_ref(), channel).await?;
-            Ok::<_, ChainError>((seen, state, head))
+            Ok::<_, NotLooked>((seen, state, head))
         };
         context.spawn(
             look.into_actor(self)
@@ -333,6 +353,26 @@ impl Settler {
                 warn!(%error, "the ledger contract was not deployed; trying again");
             }
         }));
+    }
+}
+
+/// Why a contract was not looked at.
+#[derive(Debug, thiserror::Error)]
+enum NotLooked {
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// What cannot be verified is no reason to send anything, nor to call the ledger rolled back.
+    #[error("settling waits: {0}")]
+    Unverifiable(ChainStanding),
+}
+
+/// The newest block, if what the chain says can be acted upon.
+async fn verifiable_head(chain: &dyn Chain) -> Result<BlockRef, NotLooked> {
+    let head = chain.head().await;
+    // Whatever came of the call: the standing is what the last call showed.
+    match chain.standing() {
+        standing if standing.is_sound() => Ok(head?),
+        standing => Err(NotLooked::Unverifiable(standing)),
     }
 }
 

@@ -9,9 +9,9 @@ use crate::clock;
 use crate::directory::{Directory, ListWorkers};
 use crate::gateway::from_ask;
 use crate::gateway_port::{
-    AdminCommand, ChannelStatus, GatewayError, LogStatus, MAX_ATTESTATIONS, NodeStatus, NodeView,
-    Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, SettlementStatus, WorkerAttestation,
-    WorkerStanding, WorkerStatus,
+    AdminCommand, ChainServer, ChainStatus, ChannelStatus, Funds, GatewayError, LogStatus,
+    MAX_ATTESTATIONS, NodeStatus, NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey,
+    SettlementStatus, WorkerAttestation, WorkerStanding, WorkerStatus,
 };
 use crate::job::client::{MAX_ATTEMPTS, attempt_id};
 use crate::log_watch::{LogWatch, ViewLog};
@@ -24,7 +24,7 @@ use cocoon_attestation::{FactorResult, Verdict};
 use cocoon_protocol::directory::{Entry, Standing};
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::units::UnixMillis;
-use cocoon_protocol::{EvidenceBundle, ModelTerms, PeerId, TonAddress};
+use cocoon_protocol::{EvidenceBundle, ModelTerms, NanoTon, PeerId, TonAddress};
 use cocoon_settlement::chain::Chain;
 use cocoon_settlement::ledger::KeptReceipt;
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ pub struct View {
     pub ledger: Option<TonAddress>,
     /// The wallet and the chain to ask about it.
     pub wallet: Option<(TonAddress, Arc<dyn Chain>)>,
+    /// What channels may lock in all (clients).
+    pub locked_limit: NanoTon,
     /// Counters.
     pub metrics: Metrics,
     /// Ends the node.
@@ -133,6 +135,10 @@ impl NodeView for View {
         self.add_wallet(&mut status).await;
         self.add_books(&mut status).await?;
         Ok(status)
+    }
+
+    async fn funds(&self) -> Result<Funds, GatewayError> {
+        self.gather_funds().await
     }
 
     async fn receipt(
@@ -238,6 +244,20 @@ impl View {
             status.wallet_balance_nanoton =
                 Some(account.map_or(0, |account| account.balance.nano()));
         }
+        // After the account was asked for: that is what shows how things stand.
+        status.chain = Some(ChainStatus {
+            standing: chain.standing(),
+            servers: chain
+                .servers()
+                .into_iter()
+                .map(|server| ChainServer {
+                    address: server.address,
+                    seqno: server.seqno,
+                    latency_ms: server.latency_ms,
+                    demoted: server.demoted.map(|why| why.to_string()),
+                })
+                .collect(),
+        });
     }
 
     async fn add_books(&self, status: &mut NodeStatus) -> Result<(), GatewayError> {
@@ -345,7 +365,7 @@ fn days_left(until: UnixMillis) -> Option<f64> {
     (until > UnixMillis::default()).then(|| tenths.round() / 10.0)
 }
 
-fn internal(error: impl ToString) -> GatewayError {
+pub(crate) fn internal(error: impl ToString) -> GatewayError {
     GatewayError::Internal {
         reason: error.to_string(),
     }

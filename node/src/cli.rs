@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::build_info;
 use crate::command::{
-    CommandResult, FAILURE, bench, chat, collateral, config, demo, devnet, doctor, gpu, guest, log,
-    model, policy, receipt, run, status, vault, verify,
+    CommandResult, FAILURE, audit, bench, chat, collateral, config, demo, devnet, doctor, funds,
+    gpu, guest, ledger, log, model, policy, receipt, registry, run, status, vault, verify, wallet,
 };
 use crate::config::Flags;
 use crate::terminal::plain;
@@ -36,10 +36,16 @@ pub enum Command {
     Chat(chat::ChatArgs),
     /// Show a node: workers and their evidence, channels, settlement
     Status(status::StatusArgs),
+    /// Show where a node's money is: wallet, channels, what is promised, owed, and on its way back
+    Funds(funds::FundsArgs),
     /// Check a receipt, factor by factor; exit 0 only if it is verified
     Verify(verify::VerifyArgs),
     /// Show, check, export and recount receipts
     Receipt(receipt::ReceiptArgs),
+    /// Check, dump, back up, restore, repair a node's ledger; prove what is in it
+    Ledger(Box<ledger::LedgerArgs>),
+    /// Hold a worker's published leaves against the chain; exit 0 only if nothing is wrong
+    Audit(Box<audit::AuditArgs>),
     /// Run a whole network on this machine: a prompt, its payment, its settlement
     Demo(demo::DemoArgs),
     /// Fetch, list, show, verify and remove models
@@ -48,12 +54,16 @@ pub enum Command {
     Policy(policy::PolicyArgs),
     /// The transparency log of guest images: sign it, prove that an image stands in it, check it
     Log(log::LogArgs),
+    /// What a network agrees on, on chain: read it, and draft, sign, send and apply changes
+    Registry(registry::RegistryArgs),
     /// Measure a guest's image, read a firmware's event log
     Guest(guest::GuestArgs),
     /// Judge the evidence of GPUs, and pin what they should run
     Gpu(gpu::GpuArgs),
     /// Keep a model secret: encrypt it, and release its key to attested guests only
     Vault(vault::VaultArgs),
+    /// Make, import, show and use the node's wallet
+    Wallet(wallet::WalletArgs),
     /// Measure the engine on this machine, against its ceilings and against llama.cpp
     Bench(bench::BenchArgs),
     /// Look at Intel's collateral, fetch it, hand it to a node
@@ -82,15 +92,20 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Devnet(args) => devnet::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Status(args) => status::run(args),
+        Command::Funds(args) => funds::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Receipt(args) => receipt::run(args),
+        Command::Ledger(args) => ledger::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Model(args) => model::run(args),
         Command::Policy(args) => policy::run(args),
         Command::Log(args) => log::run(args),
+        Command::Registry(args) => registry::run(args),
         Command::Guest(args) => guest::run(args),
         Command::Gpu(args) => gpu::run(args),
         Command::Vault(args) => vault::run(args),
+        Command::Wallet(args) => wallet::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Collateral(args) => collateral::run(args),
         Command::Doctor(args) => doctor::run(args),
@@ -129,6 +144,7 @@ mod tests {
             "cocoon devnet --data-dir /tmp/x --listen 127.0.0.1:0",
             "cocoon chat hello there --model m --json",
             "cocoon status --json",
+            "cocoon funds --json",
             "cocoon verify -",
             "cocoon verify receipt.json --evidence simulated --chain-url http://127.0.0.1:1",
             "cocoon verify receipt.json --offline --block 7:0000000000000000000000000000000000000000000000000000000000000000",
@@ -149,6 +165,19 @@ mod tests {
             "cocoon gpu show report.bin --json",
             "cocoon gpu verify evidence.bin --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --json",
             "cocoon gpu verify report.bin --chain chain.pem --manifest manifest.toml --nonce 000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f --at 2025-10-09T08:53:20Z --expired-rim-signers allow --allow-unknown-mode",
+            "cocoon ledger check --global-id -239 --json",
+            "cocoon ledger check --directory /tmp/ledger",
+            "cocoon ledger dump --column worker.channels",
+            "cocoon ledger backup /tmp/backup --data-dir /tmp/x",
+            "cocoon ledger restore /tmp/backup --data-dir /tmp/x --json",
+            "cocoon ledger repair --out /tmp/repaired",
+            "cocoon ledger repair --in-place --json",
+            "cocoon ledger prove 00000000000000000000000000000001",
+            "cocoon ledger prove --verify proof.json --chain-url http://127.0.0.1:1 --json",
+            "cocoon ledger publish --out leaves --contract 0:0000000000000000000000000000000000000000000000000000000000000000",
+            "cocoon ledger reconcile --yes",
+            "cocoon audit 0:0000000000000000000000000000000000000000000000000000000000000000 --leaves http://127.0.0.1:1/leaves --json",
+            "cocoon bench settlement --threads 8 --json",
             "cocoon model pull",
             "cocoon model pull hf:Qwen/Qwen3-0.6B --name qwen",
             "cocoon model list --json",

@@ -1,6 +1,6 @@
 //! A client of a node's HTTP: what `cocoon chat` and `cocoon status` talk through.
 
-use cocoon_actors::gateway_port::{NodeStatus, ReceiptDocument};
+use cocoon_actors::gateway_port::{Funds, NodeStatus, ReceiptDocument};
 use eventsource_stream::Eventsource;
 use futures::{Stream, StreamExt};
 use reqwest::header::CONTENT_TYPE;
@@ -117,6 +117,14 @@ impl GatewayClient {
     /// [`ClientError`].
     pub async fn status(&self) -> Result<NodeStatus, ClientError> {
         self.get("/status.json").await
+    }
+
+    /// `GET /funds.json`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn funds(&self) -> Result<Funds, ClientError> {
+        self.get("/funds.json").await
     }
 
     /// `GET /v1/receipts/{id}`.

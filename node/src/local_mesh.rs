@@ -336,6 +336,10 @@ impl Launcher {
         command
             .args(["devnet", "--listen", listen, "--data-dir"])
             .arg(&data_dir);
+        // Who knows the chain asks its liteserver where it was.
+        if let Some(port) = liteserver_port(&data_dir) {
+            command.args(["--liteserver", &format!("127.0.0.1:{port}")]);
+        }
         let (process, url) =
             Process::start(&self.binary, "devnet", data_dir.clone(), &mut command)?;
         let url = url.ok_or_else(|| MeshError::Malformed {
@@ -413,6 +417,13 @@ impl Launcher {
     ) -> Result<Node, MeshError> {
         self.reach(self.spawn(name, role, settings)?).await
     }
+}
+
+/// Where the chain of this directory has served liteserver clients before.
+fn liteserver_port(data_dir: &Path) -> Option<u64> {
+    let config = std::fs::read(data_dir.join("global.config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
+    config.pointer("/liteservers/0/port")?.as_u64()
 }
 
 /// Sends coins from the devnet's faucet, and waits until they have arrived.

@@ -33,6 +33,23 @@ pub fn short_peer(peer: &str) -> String {
     }
 }
 
+/// Asks a question that has two answers. No, where nobody can be asked.
+///
+/// # Errors
+/// The terminal's.
+pub fn said_yes(question: &str) -> std::io::Result<bool> {
+    use std::io::{IsTerminal, Write};
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    // Standard output is for the result.
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,10 +48,12 @@ def blob(field, value):
 
 # The voucher: global_id -239, channel hash cc…cc, 1.5 TON in total, key seed 01…01.
 key, _ = public(1)
-signed = b"vch1" + struct.pack(">i", -239) + b"\x01" + b"\xcc" * 32 + (1_500_000_000).to_bytes(15, "big")
+signed = b"vch1" + struct.pack(">i", -239) + b"\x02" + b"\xcc" * 32 + (1_500_000_000).to_bytes(15, "big")
 assert len(signed) == 56
 print("voucher signed bytes", signed.hex())
 print("voucher signature   ", key.sign(signed).hex())
+# The client's half of closing together: the same bytes under another tag.
+print("release signature   ", key.sign(b"rel1" + signed[4:]).hex())
 
 # The report data.
 fields = [

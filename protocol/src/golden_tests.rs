@@ -7,7 +7,7 @@ use crate::evidence::{Beacon, Claims};
 use crate::ids::Digest;
 use crate::samples::{address, peer_of, receipt};
 use crate::units::NanoTon;
-use crate::voucher::Voucher;
+use crate::voucher::{Release, Voucher};
 use ed25519_dalek::SigningKey;
 
 #[test]
@@ -16,17 +16,28 @@ fn a_voucher_signs_the_56_bytes_that_the_contract_checks() {
         channel: address(0xcc),
         cumulative: NanoTon::from_nano(1_500_000_000),
     };
-    // "vch1" ‖ -239 ‖ 01 ‖ cc… ‖ 1 500 000 000 as 15 bytes
+    // "vch1" ‖ -239 ‖ 02 ‖ cc… ‖ 1 500 000 000 as 15 bytes
     assert_eq!(
         hex::encode(voucher.signed_bytes(-239)),
-        "76636831ffffff1101cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc\
+        "76636831ffffff1102cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc\
          000000000000000000000059682f00"
     );
     let signed = voucher.sign(&SigningKey::from_bytes(&[1; 32]), -239);
     assert_eq!(
         hex::encode(signed.signature),
-        "186b51e2e3018292356a31f9a6a91f2709b81ff3515834ab2361cdce2c9386c2\
-         cfa1ef43b53379640630a563f859c7a789ea440a2dafac8b8989cdd40a8b4d01"
+        "a668e290a2d345b80dbc2565254fe48bdcf1d15a1633f3335ca4f0c32115aece\
+         d04797c245a22df026885838fe04517f39180f871ca4bce7bab7ab04c1276708"
+    );
+    // The same bytes under another tag.
+    let release = Release {
+        channel: voucher.channel,
+        cumulative: voucher.cumulative,
+    }
+    .sign(&SigningKey::from_bytes(&[1; 32]), -239);
+    assert_eq!(
+        hex::encode(release.signature),
+        "c717287147720e350aad13e1ca03d464c28dd1506fb1c5d2a0e53417585e7c2a\
+         351240faef155257414c8c93514f592335b8ee61d61ba8a6de75a51616b5a805"
     );
 }
 

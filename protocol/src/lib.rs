@@ -55,7 +55,7 @@ pub use negotiation::{Negotiation, Offer, OfferBook, QuoteReply, QuoteRequest, R
 pub use receipt::{Ending, Receipt, SignedReceipt};
 pub use terms::{ModelTerms, Price};
 pub use units::{NanoTon, UnixMillis};
-pub use voucher::{SignedVoucher, Voucher, VoucherError};
+pub use voucher::{Release, SignedRelease, SignedVoucher, Voucher, VoucherError};
 pub use wire::{Verified, WireError};
 
 /// Generated from `proto/*.proto`; never seen outside of this crate.

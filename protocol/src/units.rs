@@ -75,18 +75,12 @@ impl NanoTon {
     }
 }
 
-/// Exact: every digit that is not a trailing zero, and the unit.
+/// TON with all nine decimals, and the unit: exact, and columns of amounts line up.
 impl fmt::Display for NanoTon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = self.0.checked_div(Self::PER_TON).unwrap_or_default();
         let rest = self.0.checked_rem(Self::PER_TON).unwrap_or_default();
-        let digits = format!("{rest:09}");
-        let digits = digits.trim_end_matches('0');
-        if digits.is_empty() {
-            write!(f, "{whole} TON")
-        } else {
-            write!(f, "{whole}.{digits} TON")
-        }
+        write!(f, "{whole}.{rest:09} TON")
     }
 }
 
@@ -174,9 +168,12 @@ mod tests {
 
     #[test]
     fn amounts_print_every_digit_that_matters() {
-        assert_eq!(NanoTon::ZERO.to_string(), "0 TON");
+        assert_eq!(NanoTon::ZERO.to_string(), "0.000000000 TON");
         assert_eq!(NanoTon::from_nano(1).to_string(), "0.000000001 TON");
-        assert_eq!(NanoTon::from_nano(1_500_000_000).to_string(), "1.5 TON");
+        assert_eq!(
+            NanoTon::from_nano(1_500_000_000).to_string(),
+            "1.500000000 TON"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { getTolkCompilerVersion, runTolkCompiler } from '@ton/tolk-js';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
-const contracts = ['channel', 'ledger'];
+const contracts = ['channel', 'ledger', 'opener', 'registry'];
 const check = process.argv.includes('--check');
 
 const hashes = { compiler: `tolk ${await getTolkCompilerVersion()}` };

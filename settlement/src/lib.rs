@@ -8,11 +8,14 @@
 //! This room does *not* contain: who owes whom for which tokens (`cocoon_protocol::metering`), retry policy
 //! of a whole job, or any actor.
 
+pub mod audit;
 pub mod chain;
 pub mod contract;
 pub mod devnet;
 pub mod wallet;
 
+pub mod credit;
 pub mod ledger;
+pub mod purse;
 pub mod settler;
 pub mod store;

@@ -9,17 +9,19 @@
 mod support;
 
 use cocoon_protocol::NanoTon;
-use cocoon_protocol::voucher::Voucher;
+use cocoon_protocol::voucher::{Release, SignedRelease, Voucher};
 use cocoon_settlement::chain::Chain;
 use cocoon_settlement::contract::{self, CHANNEL_RESERVE, ChannelTerms, MIN_CLAIM, channel_exit};
 use cocoon_settlement::devnet::GLOBAL_ID;
 use support::{CLOSE_DELAY, Scene, key, refused_with, ton};
 
 /// Gas at most, as measured with tolk 1.3.0; a new compiler that makes it dearer should be noticed.
-const GAS_CLAIM: u64 = 4300;
+const GAS_CLAIM: u64 = 4400;
 const GAS_OPEN: u64 = 1200;
 const GAS_START_CLOSE: u64 = 2300;
 const GAS_FINISH: u64 = 4300;
+/// `RELEASE_GAS` in the contract: what it keeps back for it.
+const GAS_RELEASE: u64 = 7100;
 /// Rent that may be gone between two looks, nanoTON.
 const A_LITTLE_RENT: NanoTon = NanoTon::from_nano(100_000);
 
@@ -63,7 +65,7 @@ async fn the_get_methods_say_what_the_data_says() {
     let numbers: Vec<_> = [0, 4, 5, 6, 7]
         .map(|index: usize| got.stack[index].as_u64().unwrap())
         .into();
-    assert_eq!(numbers, [1, 7, u64::from(CLOSE_DELAY), ton(100).nano(), 0]);
+    assert_eq!(numbers, [2, 7, u64::from(CLOSE_DELAY), ton(100).nano(), 0]);
     assert_eq!(
         got.stack[3].as_bytes32().unwrap(),
         *state.terms.client_key.as_bytes()
@@ -351,6 +353,125 @@ async fn closing_takes_the_client_the_delay_and_then_returns_the_rest() {
     assert!(state.finished);
     assert!(is_the_reserve(state.balance), "{state:?}");
     assert_eq!(state.available(), NanoTon::ZERO);
+    scene.assert_conserved();
+}
+
+#[tokio::test]
+async fn a_release_pays_both_at_once_and_leaves_a_tombstone() {
+    for (claimed, closing) in [(0, false), (100, false), (100, true), (300, false)] {
+        let scene = Scene::with_channel(ton(1000)).await;
+        if claimed > 0 {
+            scene.claim(&scene.voucher(ton(claimed))).await.unwrap();
+        }
+        if closing {
+            let start = contract::start_close_message(scene.channel).unwrap();
+            scene.call(&scene.client, start).await;
+        }
+        let before = scene.state().await;
+        let worker_before = scene.balance(scene.worker.address()).await;
+        let client_before = scene.balance(scene.client.address()).await;
+        let message = contract::release_message(&scene.release(ton(300))).unwrap();
+        let done = scene.call(&scene.worker, message).await;
+        assert!(done.success, "{done:?}");
+        println!("release: gas {} fees {}", done.gas_used, done.total_fees);
+        assert!(done.gas_used <= GAS_RELEASE);
+        assert_eq!(done.sent.len(), 2);
+        let due = ton(300 - claimed);
+        // What the worker sent along comes back with it, less fees.
+        let worker = scene.balance(scene.worker.address()).await;
+        let fees = worker_before
+            .checked_add(due)
+            .unwrap()
+            .checked_sub(worker)
+            .unwrap();
+        assert!(fees < ton(2), "{fees}");
+        let client = scene.balance(scene.client.address()).await;
+        let returned = client.checked_sub(client_before).unwrap();
+        let owed = before.available().checked_sub(due).unwrap();
+        assert!(
+            returned >= owed.saturating_sub(A_LITTLE_RENT)
+                && returned <= owed.checked_add(A_LITTLE_RENT).unwrap(),
+            "{returned} of {owed}"
+        );
+        let state = scene.state().await;
+        assert!(state.finished && is_the_reserve(state.balance), "{state:?}");
+        assert_eq!(state.claimed, ton(300));
+        assert!(refused_with(
+            &scene.claim(&scene.voucher(ton(400))).await,
+            channel_exit::FINISHED
+        ));
+        scene.assert_conserved();
+    }
+}
+
+#[tokio::test]
+async fn a_release_needs_both_sides_and_never_stands_for_a_voucher() {
+    let scene = Scene::with_channel(ton(1000)).await;
+    scene.claim(&scene.voucher(ton(100))).await.unwrap();
+    let good = scene.release(ton(300));
+    let voucher = scene.voucher(ton(300));
+    let of_voucher = SignedRelease {
+        signature: voucher.signature,
+        ..good
+    };
+    let mut as_voucher = voucher;
+    as_voucher.signature = good.signature;
+    let here = Release {
+        channel: scene.channel,
+        cumulative: ton(300),
+    };
+    let raised = SignedRelease {
+        release: Release {
+            cumulative: ton(301),
+            ..here
+        },
+        ..good
+    };
+    let cases = [
+        ("a voucher's signature", of_voucher, channel_exit::SIGNATURE),
+        ("another total", raised, channel_exit::SIGNATURE),
+        (
+            "another key",
+            here.sign(&key(9), GLOBAL_ID),
+            channel_exit::SIGNATURE,
+        ),
+        (
+            "another network",
+            here.sign(&scene.voucher_key, -239),
+            channel_exit::SIGNATURE,
+        ),
+        (
+            "less than was paid",
+            scene.release(ton(99)),
+            channel_exit::NOT_NEWER,
+        ),
+        (
+            "more than there is",
+            scene.release(ton(2000)),
+            channel_exit::BALANCE,
+        ),
+    ];
+    let before = scene.state().await;
+    for (name, release, code) in cases {
+        let message = contract::release_message(&release).unwrap();
+        let result = scene.call(&scene.worker, message).await;
+        assert_eq!(result.exit_code, Some(code), "{name}");
+    }
+    let message = contract::release_message(&good).unwrap();
+    let result = scene.call(&scene.client, message).await;
+    assert_eq!(result.exit_code, Some(channel_exit::NOT_WORKER));
+    let result = scene.claim(&as_voucher).await;
+    assert!(refused_with(&result, channel_exit::SIGNATURE), "{result:?}");
+    let after = scene.state().await;
+    assert_eq!(
+        (after.claimed, after.finished),
+        (before.claimed, before.finished)
+    );
+    // Held for later: it still works, up to the moment when more was claimed.
+    scene.claim(&scene.voucher(ton(400))).await.unwrap();
+    let message = contract::release_message(&good).unwrap();
+    let late = scene.call(&scene.worker, message).await;
+    assert_eq!(late.exit_code, Some(channel_exit::NOT_NEWER));
     scene.assert_conserved();
 }
 

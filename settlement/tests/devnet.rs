@@ -29,7 +29,7 @@ async fn the_faucet_holds_everything_at_genesis() {
         devnet::faucet().unwrap().balance(&chain).await.unwrap(),
         MINTED
     );
-    assert_eq!(chain.head().await.unwrap().seqno, 0);
+    assert_eq!(chain.head().await.unwrap().seqno, 1, "the key block");
     assert_eq!(chain.global_id().await.unwrap(), GLOBAL_ID);
     let supply = chain.devnet().supply().unwrap();
     assert_eq!((supply.balances, supply.collected), (MINTED.nano(), 0));
@@ -50,8 +50,8 @@ async fn empty_blocks_bring_new_beacons() {
         );
     }
     assert!(matches!(
-        chain.block(6),
-        Err(ChainError::NoSuchBlock { seqno: 6 })
+        chain.block(7),
+        Err(ChainError::NoSuchBlock { seqno: 7 })
     ));
     assert_eq!(
         chain.advance(1).unwrap().unix,
@@ -455,4 +455,70 @@ async fn get_methods_answer_or_say_why_not() {
             "{refused:?}"
         );
     }
+}
+
+#[test]
+fn a_directory_of_another_layout_is_refused_with_a_word_on_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Devnet::open(directory.path(), GENESIS).unwrap());
+    let rewrite = |version: Option<u32>| {
+        let db = rocksdb::DB::open_default(directory.path()).unwrap();
+        match version {
+            Some(version) => db.put(b"v", version.to_be_bytes()).unwrap(),
+            None => db.delete(b"v").unwrap(),
+        }
+    };
+    for version in [None, Some(1), Some(3)] {
+        rewrite(version);
+        let refused = Devnet::open(directory.path(), GENESIS).err().unwrap();
+        assert!(matches!(refused, ChainError::Directory { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains("another directory"),
+            "{refused}"
+        );
+    }
+    rewrite(Some(2));
+    Devnet::open(directory.path(), GENESIS).unwrap();
+}
+
+#[test]
+fn a_directory_whose_accounts_were_changed_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Devnet::open(directory.path(), GENESIS).unwrap());
+    {
+        let db = rocksdb::DB::open_default(directory.path()).unwrap();
+        let faucet = devnet::faucet().unwrap().address();
+        db.delete([b"a".as_slice(), &[0], &faucet.hash].concat())
+            .unwrap();
+    }
+    let refused = Devnet::open(directory.path(), GENESIS).err().unwrap();
+    assert!(refused.to_string().contains("damaged"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_gift_comes_with_its_own_block_and_has_a_limit() {
+    let mut chain = Devnet::in_memory(GENESIS).unwrap();
+    let before = chain.head().seqno;
+    let given = chain.give(somebody(1), ton(5), GENESIS).unwrap();
+    assert!(given.success);
+    assert_eq!((chain.head().seqno, given.block), (before + 1, before + 1));
+    assert_eq!(chain.account(somebody(1)).unwrap().unwrap().balance, ton(5));
+    let more = NanoTon::from_nano(devnet::MAX_GIFT.nano() + 1);
+    assert!(matches!(
+        chain.give(somebody(1), more, GENESIS),
+        Err(ChainError::Encoding { .. })
+    ));
+    // Somebody else's transfer with the same key and seqno waits already.
+    let other = devnet::faucet().unwrap().transfer(
+        1,
+        GENESIS + 60,
+        &[OutMessage::transfer(somebody(2), ton(1))],
+    );
+    chain.submit(&other.unwrap()).unwrap();
+    chain.give(somebody(1), ton(5), GENESIS).unwrap();
+    assert_eq!(
+        chain.account(somebody(1)).unwrap().unwrap().balance,
+        ton(10)
+    );
+    assert_eq!(chain.account(somebody(2)).unwrap().unwrap().balance, ton(1));
 }

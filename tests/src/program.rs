@@ -77,6 +77,25 @@ pub fn model() -> Option<PathBuf> {
     found
 }
 
+/// Python with TON clients of others, where `scripts/fetch-ton-clients.sh` puts it. Says so loudly if it is not there, and
+/// fails with `COCOON_REQUIRE_TON_CLIENTS=1`.
+pub fn ton_clients() -> Option<PathBuf> {
+    let directory = set("COCOON_TEST_TON_CLIENTS").or_else(|| {
+        let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+        Some(cache.join("cocoon").join("ton-clients"))
+    });
+    let found = directory
+        .map(|directory| directory.join("bin").join("python"))
+        .filter(|path| path.is_file());
+    if found.is_none() {
+        skip(
+            "COCOON_REQUIRE_TON_CLIENTS",
+            "no TON clients of others are here; scripts/fetch-ton-clients.sh fetches them",
+        );
+    }
+    found
+}
+
 /// Says that a test, or a part of one, does not run; with `variable` set to 1 that is a failure.
 pub fn skip(variable: &str, why: &str) {
     let required = std::env::var(variable).is_ok_and(|value| value == "1");

@@ -10,8 +10,9 @@ use cocoon_protocol::job::Outcome;
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::voucher::SignedVoucher;
 use cocoon_protocol::{JobId, NanoTon, PeerId, TonAddress};
-use cocoon_settlement::chain::Chain;
+use cocoon_settlement::chain::{Chain, ChainError};
 use cocoon_settlement::contract::{ChannelState, fetch_channel};
+use cocoon_settlement::credit::{CreditBook, CreditConfig, Doubt};
 use cocoon_settlement::ledger::{WorkerLedger, WorkerSummary, check_voucher};
 use cocoon_settlement::store::RocksStore;
 use std::collections::BTreeMap;
@@ -28,6 +29,10 @@ pub struct Earning {
     pub payout: TonAddress,
     /// The network's number, part of every voucher.
     pub global_id: i32,
+    /// How much clients may have unpaid.
+    pub credit: CreditConfig,
+    /// The most that is served while the chain's head cannot be verified.
+    pub unverified_risk: NanoTon,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -36,13 +41,43 @@ pub struct Earning {
 /// has just lost its machine must come back, have its newest batch confirmed, and claim.
 pub const LEAST_CLOSE_DELAY_S: u32 = 6 * 3600;
 
+/// Before the end of a channel that its client is closing, no job runs on it any more, seconds: time for a batch, its
+/// confirmation, and a claim, with the chain slow and this worker restarted in between.
+pub const CLOSING_MARGIN_S: u32 = 3_600;
+/// Channels known to be closing. More than that at once, and one is forgotten: a job on it is still refused by the look at
+/// the chain before it begins.
+const MAX_CLOSING: usize = 4_096;
+
+/// Channels remembered for when the chain's head cannot be verified.
+const MAX_PROVED: usize = 4_096;
+
 /// A worker's books, and what of them is in use.
 pub(super) struct Books {
     parts: Earning,
     /// Whether ledger and chain agree; until then nothing is served.
     reconciled: bool,
-    /// Channels that carry a job, with the largest total each can pay.
-    serving: BTreeMap<TonAddress, NanoTon>,
+    /// Channels that carry a job.
+    serving: BTreeMap<TonAddress, Serving>,
+    /// Channels as the chain showed them when its head was verified.
+    proved: BTreeMap<TonAddress, ChannelState>,
+    /// What clients have before they pay for it.
+    credit: CreditBook,
+    /// What is served while the chain's head cannot be verified.
+    doubt: Doubt,
+    /// Channels whose client is closing, with the unix second from which they may pay nothing.
+    closing: BTreeMap<TonAddress, u32>,
+}
+
+/// A job on a channel.
+#[derive(Clone, Copy, Debug)]
+struct Serving {
+    client: PeerId,
+    /// The largest total that the channel can pay.
+    capacity: NanoTon,
+    /// What was held when the job began.
+    held: NanoTon,
+    /// How far the job may be ahead of its vouchers.
+    window: NanoTon,
 }
 
 /// What a job needs to know of the channel that pays it.
@@ -65,6 +100,8 @@ pub struct OpenWorkerJob {
     pub channel: TonAddress,
     /// The most that the job can cost.
     pub needed: NanoTon,
+    /// How far it may be ahead of its vouchers.
+    pub credit_window: NanoTon,
 }
 impl Query for OpenWorkerJob {
     type Answer = Result<PayingChannel, CashierError>;
@@ -83,21 +120,28 @@ impl Handler<Ask<OpenWorkerJob>> for Cashier {
             return reply.send(Err(CashierError::InUse(query.channel)));
         }
         let chain = Arc::clone(&books.parts.chain);
-        let look = async move { (fetch_channel(chain.as_ref(), query.channel).await, query) };
+        let look = async move {
+            let state = fetch_channel(chain.as_ref(), query.channel).await;
+            // After the look: it is what the last call showed.
+            (state, chain.standing().is_sound(), query)
+        };
         context.spawn(look.in_current_span().into_actor(self).map(
-            move |(state, query), cashier: &mut Self, _| {
+            move |(state, sound, query), cashier: &mut Self, _| {
                 let Some(books) = &mut cashier.earning else {
                     return reply.send(Err(CashierError::WrongRole));
                 };
-                let opened = match state {
-                    Ok(Some(state)) => books.open_job(&query, &state),
-                    Ok(None) => Err(CashierError::NotOpen(query.channel)),
-                    Err(error) => Err(error.into()),
-                };
+                let opened = books
+                    .seen(&query, state, sound)
+                    .and_then(|state| books.open_job(&query, &state, sound));
                 // If the job is gone, so is its claim to the channel.
                 if let Err(Ok(_)) = reply.deliver(opened)
-                    && let Err(error) =
-                        books.close(&query.job, query.channel, Outcome::ClientLost, None)
+                    && let Err(error) = books.close(&CloseWorkerJob {
+                        job: query.job,
+                        channel: query.channel,
+                        outcome: Outcome::ClientLost,
+                        receipt: None,
+                        cost: NanoTon::ZERO,
+                    })
                 {
                     warn!(%error, "job not closed in the ledger");
                 }
@@ -109,23 +153,55 @@ impl Handler<Ask<OpenWorkerJob>> for Cashier {
 impl Books {
     pub(super) fn new(parts: Earning) -> Self {
         Self {
+            credit: CreditBook::new(parts.credit),
+            doubt: Doubt::new(parts.unverified_risk),
+            proved: BTreeMap::new(),
             parts,
             reconciled: false,
             serving: BTreeMap::new(),
+            closing: BTreeMap::new(),
         }
+    }
+
+    /// The channel as the chain shows it, or showed it when its head was verified last.
+    fn seen(
+        &mut self,
+        query: &OpenWorkerJob,
+        state: Result<Option<ChannelState>, ChainError>,
+        sound: bool,
+    ) -> Result<ChannelState, CashierError> {
+        if !sound {
+            let known = self.proved.get(&query.channel).copied();
+            return known.ok_or(CashierError::Unproved(query.channel));
+        }
+        let state = state?.ok_or(CashierError::NotOpen(query.channel))?;
+        self.proved.insert(query.channel, state);
+        if self.proved.len() > MAX_PROVED {
+            self.proved.pop_first();
+        }
+        Ok(state)
     }
 
     fn open_job(
         &mut self,
         query: &OpenWorkerJob,
         state: &ChannelState,
+        sound: bool,
     ) -> Result<PayingChannel, CashierError> {
         if state.terms.worker != self.parts.payout {
             return Err(CashierError::NotOurs(state.address));
         }
+        if let Some(close_at) = state.close_at.filter(|_| !state.finished) {
+            return Err(CashierError::Closing {
+                channel: state.address,
+                close_at,
+            });
+        }
         if !state.is_open() {
             return Err(CashierError::NotOpen(state.address));
         }
+        // It was closing and is open: what was said came from a view of the chain that did not last.
+        self.closing.remove(&state.address);
         if state.terms.close_delay_s < LEAST_CLOSE_DELAY_S {
             return Err(CashierError::ClosesTooSoon {
                 channel: state.address,
@@ -156,18 +232,59 @@ impl Books {
                 capacity,
             });
         }
-        self.parts
-            .ledger
-            .open_job(query.job, query.client, state.address, clock::now())?;
-        self.serving.insert(state.address, capacity);
+        let now = clock::now();
+        let paid_before = held.saturating_sub(channel.base);
+        self.credit
+            .reserve(now, query.client, query.credit_window, paid_before)?;
+        let noted = self
+            .doubt
+            .admit(sound, query.needed)
+            .map_err(CashierError::from);
+        let noted = noted.and_then(|()| {
+            let ledger = &self.parts.ledger;
+            Ok(ledger.open_job(query.job, query.client, state.address, now)?)
+        });
+        if let Err(error) = noted {
+            let (client, window) = (query.client, query.credit_window);
+            self.credit
+                .settle(now, client, window, NanoTon::ZERO, NanoTon::ZERO);
+            return Err(error);
+        }
+        self.serving.insert(
+            state.address,
+            Serving {
+                client: query.client,
+                capacity,
+                held,
+                window: query.credit_window,
+            },
+        );
         Ok(PayingChannel { held, capacity })
+    }
+
+    /// That a channel is not known to be closing, or has more than `margin_s` left.
+    fn not_closing(&self, channel: &TonAddress, margin_s: u64) -> Result<(), CashierError> {
+        match self.closing.get(channel) {
+            Some(&close_at)
+                if clock::now().seconds().saturating_add(margin_s) >= close_at.into() =>
+            {
+                Err(CashierError::Closing {
+                    channel: *channel,
+                    close_at,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn accept(&self, query: &Accept) -> Result<NanoTon, CashierError> {
         let Earning {
             ledger, global_id, ..
         } = &self.parts;
-        let capacity = self.serving.get(&query.channel).copied();
+        let capacity = self
+            .serving
+            .get(&query.channel)
+            .map(|serving| serving.capacity);
         let channel = ledger.channel(&query.channel)?;
         let (Some(capacity), Some(channel)) = (capacity, channel) else {
             return Err(CashierError::NotOpen(query.channel));
@@ -175,21 +292,51 @@ impl Books {
         let checked = check_voucher(&query.voucher, &channel, capacity, *global_id)?;
         let channel = ledger.accept_voucher(&checked)?;
         failpoint::reached(failpoint::VOUCHER_STORED);
+        // Kept, since it is money; but nothing more is served for it.
+        self.not_closing(&query.channel, u64::from(CLOSING_MARGIN_S))?;
         Ok(channel.held_total())
     }
 
-    fn close(
-        &mut self,
-        job: &JobId,
-        channel: TonAddress,
-        outcome: Outcome,
-        receipt: Option<&SignedReceipt>,
-    ) -> Result<(), CashierError> {
-        self.serving.remove(&channel);
+    fn close(&mut self, closed: &CloseWorkerJob) -> Result<(), CashierError> {
+        let now = clock::now();
+        if let Some(serving) = self.serving.remove(&closed.channel) {
+            let held = self.parts.ledger.channel(&closed.channel)?;
+            let held = held.map_or(serving.held, |channel| channel.held_total());
+            let paid = held.saturating_sub(serving.held);
+            let Serving { client, window, .. } = serving;
+            self.credit.settle(now, client, window, closed.cost, paid);
+        }
+        let (outcome, receipt) = (&closed.outcome, closed.receipt.as_ref());
         self.parts
             .ledger
-            .close_job(job, &outcome, receipt, clock::now())?;
+            .close_job(&closed.job, outcome, receipt, now)?;
         Ok(())
+    }
+}
+
+/// The client of a channel wants its deposit back: no new job on it.
+///
+/// A job that runs goes on. Its vouchers pay until `close_at`, hours later, and the settler commits and claims them as they
+/// come. Only when less than [`CLOSING_MARGIN_S`] is left does the next voucher end the job: it is kept, since it is money,
+/// and nothing more is served for it.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ChannelClosing {
+    /// Which.
+    pub channel: TonAddress,
+    /// From this unix second on it may pay nothing any more.
+    pub close_at: u32,
+}
+
+impl Handler<ChannelClosing> for Cashier {
+    type Result = ();
+    fn handle(&mut self, said: ChannelClosing, _: &mut Self::Context) {
+        if let Some(books) = &mut self.earning {
+            books.closing.insert(said.channel, said.close_at);
+            if books.closing.len() > MAX_CLOSING {
+                books.closing.pop_first();
+            }
+        }
     }
 }
 
@@ -231,6 +378,8 @@ pub struct CloseWorkerJob {
     pub outcome: Outcome,
     /// The receipt.
     pub receipt: Option<SignedReceipt>,
+    /// What was sent costs, paid or not.
+    pub cost: NanoTon,
 }
 impl Query for CloseWorkerJob {
     type Answer = Result<(), CashierError>;
@@ -242,13 +391,7 @@ impl Handler<Ask<CloseWorkerJob>> for Cashier {
         let Some(books) = &mut self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        let CloseWorkerJob {
-            job,
-            channel,
-            outcome,
-            receipt,
-        } = query;
-        reply.send(books.close(&job, channel, outcome, receipt.as_ref()));
+        reply.send(books.close(&query));
     }
 }
 
@@ -263,6 +406,42 @@ impl Handler<Reconciled> for Cashier {
         if let Some(books) = &mut self.earning {
             books.reconciled = reconciled;
         }
+    }
+}
+
+/// What clients have on credit, and who is closing, for people.
+#[derive(Debug)]
+pub struct CreditGiven;
+
+/// Answer to [`CreditGiven`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credit {
+    /// Served and not signed for, the windows of running jobs included.
+    pub unpaid: NanoTon,
+    /// Channels whose client is closing, with the unix second from which they may pay nothing.
+    pub closing: Vec<(TonAddress, u32)>,
+    /// Served since the chain's head was verified last, if it is not now.
+    pub in_doubt: NanoTon,
+}
+impl Query for CreditGiven {
+    type Answer = Result<Credit, CashierError>;
+}
+impl Handler<Ask<CreditGiven>> for Cashier {
+    type Result = ();
+    fn handle(&mut self, asked: Ask<CreditGiven>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
+        reply.send(match &self.earning {
+            Some(books) => Ok(Credit {
+                unpaid: books.credit.unpaid(),
+                closing: books
+                    .closing
+                    .iter()
+                    .map(|(channel, at)| (*channel, *at))
+                    .collect(),
+                in_doubt: books.doubt.taken(),
+            }),
+            None => Err(CashierError::WrongRole),
+        });
     }
 }
 

@@ -6,6 +6,7 @@
 //! the proof that it is.
 
 pub mod earning;
+mod moving;
 mod opening;
 pub mod paying;
 
@@ -77,6 +78,31 @@ pub enum CashierError {
     /// The channel is not on chain, or its opening was not seen in time.
     #[error("channel {0} is not open on chain")]
     NotOpen(cocoon_protocol::TonAddress),
+    /// The client wants its deposit back.
+    #[error(
+        "channel {channel} is being closed by its client; from unix second {close_at} on it may pay nothing"
+    )]
+    Closing {
+        /// The channel.
+        channel: cocoon_protocol::TonAddress,
+        /// When the delay has passed.
+        close_at: u32,
+    },
+    /// The client has had enough without paying.
+    #[error(transparent)]
+    Credit(#[from] cocoon_settlement::credit::CreditError),
+    /// The chain's head cannot be verified, and enough is at risk.
+    #[error(transparent)]
+    Doubt(#[from] cocoon_settlement::credit::DoubtExhausted),
+    /// The chain's head cannot be verified, and this channel was not seen before.
+    #[error("the chain's head cannot be verified, and channel {0} was not seen while it could")]
+    Unproved(cocoon_protocol::TonAddress),
+    /// The chain's head cannot be verified, and no open channel can pay for the job.
+    #[error("no channel is opened while the chain's head cannot be verified: {0}")]
+    Unverifiable(cocoon_settlement::chain::ChainStanding),
+    /// Enough is locked in channels.
+    #[error(transparent)]
+    TooMuchLocked(#[from] cocoon_settlement::purse::TooMuchLocked),
     /// The client could take its deposit back sooner than a voucher is surely claimed.
     #[error("channel {channel} can be closed within {delay_s} s; {least_s} s are the least")]
     ClosesTooSoon {
@@ -118,6 +144,7 @@ impl Actor for Cashier {
     type Context = Context<Self>;
     fn started(&mut self, context: &mut Self::Context) {
         self.watch_openings(context);
+        self.watch_deposits(context);
     }
 }
 impl Supervised for Cashier {

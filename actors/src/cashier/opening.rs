@@ -66,7 +66,11 @@ pub(super) enum Finding {
 impl Paying {
     /// Opens a channel on chain, one at a time: a wallet's messages are numbered. The ledger still
     /// calls it "opening" after that; whoever takes it into use says "open".
-    pub(super) async fn open(&self, query: &LeaseChannel) -> Result<Opened, Unopened> {
+    pub(super) async fn open(
+        &self,
+        query: &LeaseChannel,
+        deposit: NanoTon,
+    ) -> Result<Opened, Unopened> {
         let wallet = self.wallet.lock().await;
         let terms = ChannelTerms {
             client: self.address,
@@ -76,7 +80,7 @@ impl Paying {
             close_delay_s: CLOSE_DELAY_S,
         };
         let address = terms.address()?;
-        let message = open_message(&terms, self.deposit)?;
+        let message = open_message(&terms, deposit)?;
         // An empty wallet is found out here, before a channel is written down that would stay
         // in the ledger for good.
         let transfer = wallet.prepare(self.chain.as_ref(), &[message]).await?;
@@ -84,12 +88,12 @@ impl Paying {
             worker: query.worker,
             address,
             terms,
-            deposit: self.deposit,
+            deposit,
             reserve: self.kept(),
             valid_until: transfer.valid_until,
         };
         self.ledger.open_channel(opening, clock::now())?;
-        info!(worker = %query.worker, channel = %address, deposit = %self.deposit, "opening a channel");
+        info!(worker = %query.worker, channel = %address, %deposit, "opening a channel");
 
         let in_doubt = |error: CashierError| Unopened {
             error,

@@ -8,17 +8,19 @@ use crate::metrics::{Metrics, Side};
 use actix::prelude::*;
 use cocoon_protocol::job::Outcome;
 use cocoon_protocol::voucher::SignedVoucher;
-use cocoon_protocol::{Digest, JobId, NanoTon, PeerId, TonAddress};
+use cocoon_protocol::{Digest, JobId, NanoTon, PeerId, TonAddress, UnixMillis};
 use cocoon_settlement::chain::Chain;
-use cocoon_settlement::contract::{CHANNEL_RESERVE, MIN_CLAIM};
+use cocoon_settlement::contract::{CHANNEL_RESERVE, ChannelState, MIN_CLAIM};
+use cocoon_settlement::credit::Doubt;
 use cocoon_settlement::ledger::{
     ClientChannel, ClientChannelState, ClientLedger, ClientSummary, KeptEvidence, KeptReceipt,
     LedgerError, ReceiptFile,
 };
+use cocoon_settlement::purse::{Purse, PurseConfig};
 use cocoon_settlement::store::RocksStore;
 use cocoon_settlement::wallet::Wallet;
 use ed25519_dalek::SigningKey;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -46,8 +48,10 @@ pub struct Paying {
     pub key: SigningKey,
     /// The network's number, part of every voucher.
     pub global_id: i32,
-    /// Put into each new channel.
-    pub deposit: NanoTon,
+    /// How much goes into channels, and when it is taken out again.
+    pub purse: PurseConfig,
+    /// The most that jobs may cost while the chain's head cannot be verified.
+    pub unverified_risk: NanoTon,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -59,17 +63,37 @@ impl Paying {
     }
 }
 
+/// A job on a channel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    worker: PeerId,
+    /// Signed over the channel so far.
+    signed: NanoTon,
+}
+
 /// A client's books, and what of them is in use.
 pub(super) struct Books {
     pub(super) parts: Paying,
     /// Channels that carry a job now.
-    leased: BTreeSet<TonAddress>,
+    pub(super) leased: BTreeMap<TonAddress, Lease>,
     /// Openings that run now, by worker.
     opening: BTreeMap<PeerId, usize>,
+    /// What they deposit together.
+    opening_deposits: NanoTon,
     /// Openings that have ended without a result, here or before the last crash.
-    in_doubt: BTreeMap<TonAddress, PeerId>,
+    pub(super) in_doubt: BTreeMap<TonAddress, PeerId>,
     /// Whether somebody looks at those right now.
     looking: bool,
+    /// Where deposits should be.
+    pub(super) purse: Purse,
+    /// Whether deposits are being moved right now.
+    pub(super) moving: bool,
+    /// Channels as the chain showed them last.
+    pub(super) seen: BTreeMap<TonAddress, ChannelState>,
+    /// When that was.
+    pub(super) looked: BTreeMap<TonAddress, UnixMillis>,
+    /// What jobs may cost while the chain's head cannot be verified.
+    doubt: Doubt,
 }
 
 /// A channel that is open on chain and carries this job alone until it is closed.
@@ -91,6 +115,14 @@ impl From<&ClientChannel> for LeasedChannel {
             newest: channel.newest_voucher(),
         }
     }
+}
+
+/// Where a job's channel comes from.
+enum Ready {
+    /// It is there.
+    Channel(Box<ClientChannel>),
+    /// It is to be opened with so much.
+    Deposit(NanoTon),
 }
 
 /// Finds or opens a channel to a worker for one job, and notes that the job goes there.
@@ -115,17 +147,22 @@ impl Handler<Ask<LeaseChannel>> for Cashier {
         let Some(books) = &mut self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        match books.ready_channel(&query) {
+        match books.ready_or_deposit(&query) {
             Err(error) => reply.send(Err(error)),
-            Ok(Some(channel)) => books.hand_over(&query, &channel, reply),
-            Ok(None) => {
+            Ok(Ready::Channel(channel)) => books.hand_over(&query, &channel, reply),
+            Ok(Ready::Deposit(deposit)) => {
                 let count = books.opening.entry(query.worker).or_insert(0);
                 *count = count.saturating_add(1);
+                books.opening_deposits = books.opening_deposits.saturating_add(deposit);
                 let parts = books.parts.clone();
-                let opening = async move { (parts.open(&query).await, query) };
+                let opening = async move { (parts.open(&query, deposit).await, query) };
                 context.spawn(opening.in_current_span().into_actor(self).map(
                     move |(opened, query), cashier: &mut Self, _| match &mut cashier.paying {
-                        Some(books) => books.opening_ended(&query, opened, reply),
+                        Some(books) => {
+                            let deposits = books.opening_deposits;
+                            books.opening_deposits = deposits.saturating_sub(deposit);
+                            books.opening_ended(&query, opened, reply);
+                        }
                         None => reply.send(Err(CashierError::WrongRole)),
                     },
                 ));
@@ -139,18 +176,28 @@ impl Books {
     pub(super) fn new(parts: Paying) -> Result<Self, LedgerError> {
         let in_doubt = unfinished_openings(&parts)?;
         Ok(Self {
+            purse: Purse::new(parts.purse.clone(), clock::now()),
+            doubt: Doubt::new(parts.unverified_risk),
             parts,
-            leased: BTreeSet::new(),
+            leased: BTreeMap::new(),
             opening: BTreeMap::new(),
+            opening_deposits: NanoTon::ZERO,
             in_doubt,
             looking: false,
+            moving: false,
+            seen: BTreeMap::new(),
+            looked: BTreeMap::new(),
         })
     }
 
     /// The futures that opened and looked are gone; the jobs and their channels are not.
     pub(super) fn restarting(&mut self) {
         self.opening.clear();
+        self.opening_deposits = NanoTon::ZERO;
         self.looking = false;
+        self.moving = false;
+        // A top-up may be under way: as after a start.
+        self.purse = Purse::new(self.parts.purse.clone(), clock::now());
         match unfinished_openings(&self.parts) {
             Ok(in_doubt) => self.in_doubt = in_doubt,
             Err(failure) => {
@@ -161,9 +208,54 @@ impl Books {
         }
     }
 
+    /// A channel for a job, or what to put into a new one.
+    fn ready_or_deposit(&mut self, query: &LeaseChannel) -> Result<Ready, CashierError> {
+        let standing = self.parts.chain.standing();
+        let now = clock::now();
+        self.purse.on_job(now, query.worker, query.needed);
+        if let Some(channel) = self.ready_channel(query)? {
+            self.doubt.admit(standing.is_sound(), query.needed)?;
+            return Ok(Ready::Channel(Box::new(channel)));
+        }
+        if !standing.is_sound() {
+            return Err(CashierError::Unverifiable(standing));
+        }
+        let locked = self.locked()?;
+        let (needed, kept) = (query.needed, self.parts.kept());
+        let deposit = self
+            .purse
+            .deposit(now, &query.worker, needed, kept, locked)?;
+        Ok(Ready::Deposit(deposit))
+    }
+
+    /// What channels lock now, those that are being opened included.
+    pub(super) fn locked(&self) -> Result<NanoTon, LedgerError> {
+        let mut sum = self.opening_deposits;
+        self.parts.ledger.for_each_channel(|channel| {
+            let counted = match channel.state {
+                ClientChannelState::Closed => false,
+                // Those that are being opened are in the sum already.
+                ClientChannelState::Opening { .. } => self.in_doubt.contains_key(&channel.address),
+                ClientChannelState::Open | ClientChannelState::Closing { .. } => true,
+            };
+            if counted {
+                sum = sum.saturating_add(self.locked_in(&channel));
+            }
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
+    /// What a channel locks: all of its deposit that the chain has not shown to be paid out.
+    pub(super) fn locked_in(&self, channel: &ClientChannel) -> NanoTon {
+        let seen = self.seen.get(&channel.address);
+        let claimed = seen.map_or(NanoTon::ZERO, |seen| seen.claimed);
+        channel.deposit.saturating_sub(claimed)
+    }
+
     /// An open channel that carries no job and can pay for this one; `None` to open another.
     fn ready_channel(&self, query: &LeaseChannel) -> Result<Option<ClientChannel>, CashierError> {
-        let deposit = self.parts.deposit;
+        let deposit = self.parts.purse.deposit;
         if query.needed > deposit.saturating_sub(self.parts.kept()) {
             return Err(CashierError::DepositTooSmall {
                 needed: query.needed,
@@ -174,7 +266,7 @@ impl Books {
         let in_doubt = self.in_doubt.values().filter(|peer| **peer == query.worker);
         busy = busy.saturating_add(in_doubt.count());
         for channel in self.parts.ledger.channels_with(&query.worker)? {
-            if self.leased.contains(&channel.address) {
+            if self.leased.contains_key(&channel.address) {
                 busy = busy.saturating_add(1);
             } else if channel.state == ClientChannelState::Open
                 && channel.terms.worker == query.payout
@@ -247,13 +339,19 @@ impl Books {
         query: &LeaseChannel,
         channel: &ClientChannel,
     ) -> Result<LeasedChannel, CashierError> {
-        if self.leased.contains(&channel.address) {
+        if self.leased.contains_key(&channel.address) {
             return Err(CashierError::InUse(channel.address));
         }
         self.parts
             .ledger
             .open_job(query.job, query.worker, channel.address, clock::now())?;
-        self.leased.insert(channel.address);
+        self.leased.insert(
+            channel.address,
+            Lease {
+                worker: query.worker,
+                signed: channel.signed_total(),
+            },
+        );
         Ok(LeasedChannel::from(channel))
     }
 
@@ -363,9 +461,10 @@ impl Handler<Ask<Sign>> for Cashier {
     type Result = ();
     fn handle(&mut self, asked: Ask<Sign>, _: &mut Self::Context) {
         let (query, reply, _job) = asked.open();
-        let Some(Books { parts: paying, .. }) = &self.paying else {
+        let Some(books) = &mut self.paying else {
             return reply.send(Err(CashierError::WrongRole));
         };
+        let paying = &books.parts;
         let signed = paying.ledger.sign_voucher(
             &query.channel,
             query.cumulative,
@@ -375,6 +474,11 @@ impl Handler<Ask<Sign>> for Cashier {
         );
         if signed.is_ok() {
             paying.metrics.voucher(Side::Client);
+            if let Some(lease) = books.leased.get_mut(&query.channel) {
+                let amount = query.cumulative.saturating_sub(lease.signed);
+                lease.signed = query.cumulative;
+                books.purse.on_spent(clock::now(), lease.worker, amount);
+            }
         }
         reply.send(signed.map_err(CashierError::from));
     }
@@ -455,6 +559,43 @@ impl Handler<Ask<FindEvidence>> for Cashier {
             }
             None => Err(CashierError::WrongRole),
         });
+    }
+}
+
+/// A client's channel, for people.
+#[derive(Clone, Debug)]
+pub struct ChannelFunds {
+    /// As the ledger has it.
+    pub channel: ClientChannel,
+    /// As the chain showed it last, if it has since the start.
+    pub seen: Option<ChannelState>,
+    /// Whether a job is on it.
+    pub leased: bool,
+}
+
+/// Every channel, closed ones included, for people.
+#[derive(Debug)]
+pub struct ClientFunds;
+impl Query for ClientFunds {
+    type Answer = Result<Vec<ChannelFunds>, CashierError>;
+}
+impl Handler<Ask<ClientFunds>> for Cashier {
+    type Result = ();
+    fn handle(&mut self, asked: Ask<ClientFunds>, _: &mut Self::Context) {
+        let (_, reply, _job) = asked.open();
+        let Some(books) = &self.paying else {
+            return reply.send(Err(CashierError::WrongRole));
+        };
+        let mut channels = Vec::new();
+        let gathered = books.parts.ledger.for_each_channel(|channel| {
+            channels.push(ChannelFunds {
+                seen: books.seen.get(&channel.address).copied(),
+                leased: books.leased.contains_key(&channel.address),
+                channel,
+            });
+            Ok(())
+        });
+        reply.send(gathered.map(|()| channels).map_err(CashierError::from));
     }
 }
 

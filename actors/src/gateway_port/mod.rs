@@ -13,6 +13,7 @@
 //! endpoint read.
 
 mod error;
+mod funds;
 mod job;
 mod submission;
 mod view;
@@ -22,6 +23,10 @@ pub use cocoon_inference::{
 };
 pub use cocoon_protocol::job::{MAX_CHOICES, PositionLogprobs, TokenLogprob};
 pub use error::GatewayError;
+pub use funds::{
+    EarningChannel, EarningFunds, EarningTotals, Funds, LockState, LockedChannel, LockedTotals,
+    MAX_EARNING_CHANNELS, MAX_RECLAIMED, PayingFunds, Reclaimed,
+};
 pub use job::{
     Cancelled, Completion, Delta, Finish, JobEvent, JobEvents, JobHandle, MAX_JOB_EVENTS, Usage,
     job_channel,
@@ -31,9 +36,9 @@ pub use submission::{
     MAX_MODEL_NAME_BYTES, MAX_SUBMISSION_BYTES, Role, SubmissionError,
 };
 pub use view::{
-    AdminCommand, BeaconReference, ChannelStatus, LogStatus, MAX_ATTESTATIONS, NodeStatus,
-    NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey, SettlementStatus,
-    WorkerAttestation, WorkerStanding, WorkerStatus,
+    AdminCommand, BeaconReference, ChainServer, ChainStatus, ChannelStatus, LogStatus,
+    MAX_ATTESTATIONS, NodeStatus, NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey,
+    SettlementStatus, WorkerAttestation, WorkerStanding, WorkerStatus,
 };
 
 use cocoon_protocol::units::NanoTon;

@@ -4,9 +4,10 @@
 use cocoon_attestation::Verdict;
 use cocoon_protocol::evidence::{Beacon, EvidenceBundle};
 use cocoon_protocol::ids::{Digest, JobId, PeerId};
+use cocoon_settlement::chain::ChainStanding;
 use serde::{Deserialize, Serialize};
 
-use super::GatewayError;
+use super::{Funds, GatewayError};
 
 /// A node as `cocoon status` prints it and `/status.json` serves it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,10 +45,35 @@ pub struct NodeStatus {
     pub wallet: Option<String>,
     /// Its balance when last read from the chain, nanoTON.
     pub wallet_balance_nanoton: Option<u64>,
+    /// The chain, as far as it can be verified; absent for a node that knows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<ChainStatus>,
     /// Payment channels, newest first.
     pub channels: Vec<ChannelStatus>,
     /// A worker's settlement; absent for the other roles.
     pub settlement: Option<SettlementStatus>,
+}
+
+/// How far the chain's answers can be trusted now, and who gives them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainStatus {
+    /// `verified`, `trusted`, or `unverifiable` with since when, the last verified block and why.
+    pub standing: ChainStanding,
+    /// The liteservers of the configuration, in its order.
+    pub servers: Vec<ChainServer>,
+}
+
+/// A liteserver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainServer {
+    /// Where it is.
+    pub address: String,
+    /// The newest block that it named.
+    pub seqno: Option<u32>,
+    /// How long its last answer took, milliseconds.
+    pub latency_ms: Option<u64>,
+    /// Why it is asked only when no other is left.
+    pub demoted: Option<String>,
 }
 
 /// A log of guest images, as far as this node knows it.
@@ -248,6 +274,9 @@ pub trait NodeView: Send + Sync + 'static {
 
     /// The whole picture.
     async fn status(&self) -> Result<NodeStatus, GatewayError>;
+
+    /// Where every nanoTON is.
+    async fn funds(&self) -> Result<Funds, GatewayError>;
 
     /// A stored receipt, or `None`.
     async fn receipt(

@@ -192,6 +192,7 @@ impl Job {
             client: self.client,
             channel: self.request.channel,
             needed,
+            credit_window: lease.offer.credit_window,
         };
         let channel = ask(&self.parts.cashier, open)
             .await
@@ -207,7 +208,7 @@ impl Job {
             Err(error) => Err(rejected(refuse(JobErrorCode::Overloaded, error))),
         };
         if let Err((outcome, _)) = &accepted {
-            self.close_in_ledger(*outcome, None).await;
+            self.close_in_ledger(*outcome, None, NanoTon::ZERO).await;
         }
         let (started, payee) = accepted?;
         Ok(Begun {
@@ -274,12 +275,18 @@ impl Job {
     }
 
     /// Ends the job in the ledger, and frees its channel.
-    async fn close_in_ledger(&mut self, outcome: Outcome, receipt: Option<SignedReceipt>) {
+    async fn close_in_ledger(
+        &mut self,
+        outcome: Outcome,
+        receipt: Option<SignedReceipt>,
+        cost: NanoTon,
+    ) {
         let close = CloseWorkerJob {
             job: self.request.job,
             channel: self.request.channel,
             outcome,
             receipt,
+            cost,
         };
         match ask_surely(&self.parts.cashier, close).await {
             Ok(Ok(())) => {}
@@ -476,7 +483,8 @@ impl Job {
                 }
             }
         };
-        self.close_in_ledger(outcome, receipt.clone()).await;
+        self.close_in_ledger(outcome, receipt.clone(), serving.payee.owed())
+            .await;
         match (finish, receipt) {
             // Nobody is there to hear.
             _ if ending == Ending::ClientLost => {}

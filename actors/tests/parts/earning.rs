@@ -5,7 +5,8 @@ use crate::support::chain::{TestChain, wallet};
 use crate::support::{job, milliton, nano, peer, system, until};
 use cocoon_actors::ask::{Address, ask, tell};
 use cocoon_actors::cashier::earning::{
-    Accept, CloseWorkerJob, Earning, LEAST_CLOSE_DELAY_S, OpenWorkerJob, Reconciled, WorkerBooks,
+    Accept, CLOSING_MARGIN_S, ChannelClosing, CloseWorkerJob, Earning, LEAST_CLOSE_DELAY_S,
+    OpenWorkerJob, Reconciled, WorkerBooks,
 };
 use cocoon_actors::cashier::{Cashier, CashierError};
 use cocoon_actors::supervision::supervise;
@@ -70,6 +71,7 @@ impl Till {
             client: peer(CLIENT),
             channel,
             needed,
+            credit_window: milliton(1),
         };
         let opened = ask(&self.cashier, open).await.unwrap();
         opened.map(|channel| channel.held)
@@ -90,6 +92,7 @@ impl Till {
             channel,
             outcome: Outcome::ClientLost,
             receipt: None,
+            cost: NanoTon::ZERO,
         };
         ask(&self.cashier, close).await.unwrap()
     }
@@ -177,7 +180,9 @@ fn a_channel_that_would_not_pay_this_worker_surely_is_refused() {
         let client = wallet(CLIENT);
         client.send(&till.chain.local, &[close]).await.unwrap();
         let refused = till.open(1, closing).await;
-        assert!(matches!(refused, Err(CashierError::NotOpen(_))));
+        assert!(
+            matches!(refused, Err(CashierError::Closing { channel, .. }) if channel == closing)
+        );
 
         // None of them left a job behind.
         assert!(till.ledger.open_jobs().unwrap().is_empty());
@@ -276,6 +281,36 @@ fn each_bad_voucher_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
+fn a_client_that_closes_ends_no_job_until_little_time_is_left_and_its_last_voucher_is_kept() {
+    system(async {
+        let till = Till::new().await;
+        let channel = till.channel(0).await;
+        till.open(1, channel).await.unwrap();
+        let now = u32::try_from(cocoon_actors::clock::now().seconds()).unwrap();
+        for (left_s, total, goes_on) in [
+            (LEAST_CLOSE_DELAY_S, 5, true),
+            (CLOSING_MARGIN_S + 60, 6, true),
+            (CLOSING_MARGIN_S - 60, 7, false),
+            (0, 8, false),
+        ] {
+            let close_at = now + left_s;
+            tell(&till.cashier, ChannelClosing { channel, close_at }).unwrap();
+            let total = milliton(total);
+            let accepted = till.accept(channel, voucher(channel, total, CLIENT)).await;
+            if goes_on {
+                assert_eq!(accepted.unwrap(), total);
+            } else {
+                assert!(
+                    matches!(accepted, Err(CashierError::Closing { close_at: said, .. }) if said == close_at)
+                );
+            }
+            let held = till.ledger.channel(&channel).unwrap().unwrap().held_total();
+            assert_eq!(held, total, "what was signed is kept in any case");
+        }
+    });
+}
+
+#[test]
 fn a_job_whose_session_is_gone_before_it_began_leaves_its_channel_free() {
     system(async {
         let till = Till::new().await;
@@ -352,4 +387,92 @@ fn a_voucher_is_on_disk_before_the_answer_says_so() {
     assert_eq!(recovered.len(), 1);
     let entry = recovered[0].entry.as_ref().unwrap();
     assert_eq!(entry.credited, milliton(7));
+}
+
+#[test]
+fn clients_that_do_not_pay_get_a_bounded_credit_and_those_that_did_are_served_on() {
+    system(async {
+        let till = Till::new().await;
+        let paying = till.channel(0).await;
+        till.open(1, paying).await.unwrap();
+        till.accept(paying, voucher(paying, milliton(20), CLIENT))
+            .await
+            .unwrap();
+        till.close(1, paying).await.unwrap();
+        // Strangers, each with a channel and a name of its own, take a window each and are gone.
+        let mut served = 0;
+        for number in 2..12 {
+            let channel = till.channel(u32::from(number)).await;
+            let open = OpenWorkerJob {
+                job: job(number),
+                client: peer(number + 100),
+                channel,
+                needed: milliton(10),
+                credit_window: milliton(1),
+            };
+            match ask(&till.cashier, open).await.unwrap() {
+                Ok(_) => served += 1,
+                Err(error) => {
+                    assert!(matches!(error, CashierError::Credit(_)), "{error}");
+                    continue;
+                }
+            }
+            let close = CloseWorkerJob {
+                job: job(number),
+                channel,
+                outcome: Outcome::ClientLost,
+                receipt: None,
+                cost: milliton(1),
+            };
+            ask(&till.cashier, close).await.unwrap().unwrap();
+        }
+        assert_eq!(served, 6);
+        till.open(20, paying).await.unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_leaves_its_windows_unpaid_is_refused_until_it_pays() {
+    system(async {
+        let till = Till::new().await;
+        let channel = till.channel(0).await;
+        let close = |number, cost| CloseWorkerJob {
+            job: job(number),
+            channel,
+            outcome: Outcome::ClientLost,
+            receipt: None,
+            cost,
+        };
+        for number in 1..=3 {
+            till.open(number, channel).await.unwrap();
+            let closed = ask(&till.cashier, close(number, milliton(1))).await;
+            closed.unwrap().unwrap();
+        }
+        let refused = till.open(4, channel).await;
+        assert!(matches!(refused, Err(CashierError::Credit(_))));
+        assert!(till.ledger.open_jobs().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn while_the_head_is_unverifiable_known_channels_are_served_up_to_the_risk_limit() {
+    system(async {
+        let till = Till::new().await;
+        let (known, fresh) = (till.channel(0).await, till.channel(1).await);
+        till.open(1, known).await.unwrap();
+        till.close(1, known).await.unwrap();
+        till.chain.verifiable(false);
+        let refused = till.open(2, fresh).await;
+        assert!(matches!(refused, Err(CashierError::Unproved(channel)) if channel == fresh));
+        // A job may cost 10, and 100 may be risked.
+        for number in 3..13 {
+            till.open(number, known).await.unwrap();
+            till.close(number, known).await.unwrap();
+        }
+        let refused = till.open(13, known).await;
+        assert!(matches!(refused, Err(CashierError::Doubt(_))));
+        assert!(till.ledger.open_jobs().unwrap().is_empty());
+        till.chain.verifiable(true);
+        till.open(14, fresh).await.unwrap();
+    });
 }

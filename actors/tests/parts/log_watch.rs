@@ -1,10 +1,11 @@
 //! Nodes that compare what they are shown of a log of images.
 
+use crate::support::chain::{TestChain, wallet};
 use crate::support::port::Hub;
-use crate::support::{peer, system, until_async};
+use crate::support::{key, milliton, peer, system, until_async};
 use cocoon_actors::ask::{Address, ask};
 use cocoon_actors::directory::Directory;
-use cocoon_actors::log_watch::{LogView, LogWatch, ViewLog, show_head};
+use cocoon_actors::log_watch::{LogView, LogWatch, Registry, ViewLog, show_head};
 use cocoon_actors::mesh::{Inbox, Mesh, pump};
 use cocoon_actors::metrics::Metrics;
 use cocoon_actors::port::Judgement;
@@ -12,7 +13,13 @@ use cocoon_actors::supervision::supervise;
 use cocoon_attestation::log::{Checkpoint, Note, NoteSigner, RebuilderSet};
 use cocoon_protocol::directory::DirectoryConfig;
 use cocoon_protocol::log::TreeHead;
-use cocoon_protocol::{Digest, merkle};
+use cocoon_protocol::{Digest, PublicKey32, merkle};
+use cocoon_settlement::chain::Chain;
+use cocoon_settlement::contract::registry::{
+    Change, Draft, Governance, MIN_REGISTRY_DELAY_S, Subject, apply_message,
+    deploy_registry_message, fetch_registry,
+};
+use cocoon_settlement::devnet::GLOBAL_ID;
 use cocoon_settlement::ledger::SCHEMA;
 use cocoon_settlement::store::MemoryStore;
 use std::sync::Arc;
@@ -103,6 +110,7 @@ impl Watcher {
             Arc::clone(store) as _,
             mesh.clone(),
             metrics.clone(),
+            None,
         );
         supervise(watch.unwrap())
     }
@@ -188,5 +196,78 @@ fn what_is_not_signed_by_enough_costs_the_relay_and_is_not_believed() {
         assert_eq!(judge(news.encode()).await, Judgement::Accept);
         assert_eq!(judge(news.encode()).await, Judgement::Ignore);
         assert_eq!(one.view().await.entries, 3);
+    });
+}
+
+/// A registry on a chain, whose signers have written down a head of the log, and have waited for it to come into force.
+async fn registry(head: TreeHead) -> Registry {
+    let chain = TestChain::new(&[1]).await;
+    let signers = [11, 12, 13].map(key);
+    let keys = signers
+        .each_ref()
+        .map(|key| PublicKey32::from_bytes(key.verifying_key().to_bytes()));
+    let governance = Governance::new(2, MIN_REGISTRY_DELAY_S, &keys).unwrap();
+    let address = governance.address().unwrap();
+    let wallet = wallet(1);
+    let deploy = deploy_registry_message(&governance, milliton(500)).unwrap();
+    wallet.send(&chain.local, &[deploy]).await.unwrap();
+    let until = chain.head().await.unwrap().unix + 60;
+    let change = Subject::Propose(Change::log_head(ORIGIN, head));
+    let mut draft = Draft::new(address, GLOBAL_ID, 1, until, &change).unwrap();
+    for signer in signers.iter().take(2) {
+        draft.sign(signer).unwrap();
+    }
+    let propose = draft.message(&governance).unwrap();
+    wallet.send(&chain.local, &[propose]).await.unwrap();
+    let ripe = chain.head().await.unwrap().unix + MIN_REGISTRY_DELAY_S;
+    chain.local.devnet().advance(ripe).unwrap();
+    let apply = apply_message(address, 1).unwrap();
+    wallet.send(&chain.local, &[apply]).await.unwrap();
+    let state = fetch_registry(&chain.local, address)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(state.logs.values().collect::<Vec<_>>(), [&head]);
+    Registry {
+        chain: Arc::new(chain),
+        address,
+    }
+}
+
+#[test]
+fn a_log_that_is_not_the_one_on_chain_is_noticed_without_meeting_anybody() {
+    system(async {
+        let written = leaves(4, 99);
+        let registry = registry(TreeHead {
+            size: 4,
+            root: merkle::root(&written),
+        })
+        .await;
+        // The same size and another root; and one entry more, which takes a copy of the log to see through.
+        let forked = leaves(5, 2);
+        for (shown, copy, split) in [
+            (&written[..], Vec::new(), false),
+            (&forked[..4], Vec::new(), true),
+            (&forked[..], forked.clone(), true),
+        ] {
+            let hub = Hub::default();
+            let mesh = supervise(Mesh::new(hub.join(peer(1)).0, Metrics::new()));
+            let watch = LogWatch::new(
+                rebuilders(),
+                copy,
+                Arc::new(MemoryStore::new(SCHEMA)),
+                mesh,
+                Metrics::new(),
+                Some(registry.clone()),
+            );
+            let watch = supervise(watch.unwrap());
+            show_head(&watch, peer(8), signed(shown));
+            until_async("the head and the registry", async || {
+                let view = ask(&watch, ViewLog).await.unwrap();
+                view.compared && view.entries == u64::try_from(shown.len()).unwrap()
+            })
+            .await;
+            assert_eq!(ask(&watch, ViewLog).await.unwrap().split, split);
+        }
     });
 }

@@ -1,19 +1,19 @@
 //! A client's cashier: channels that it opens on chain, whatever happens on the way.
 
-use crate::support::books::{channel_terms, payer, paying};
+use crate::support::books::{channel_terms, payer, paying, voucher};
 use crate::support::chain::{Fate, TestChain, wallet};
-use crate::support::{job, milliton, nano, peer, system, until};
+use crate::support::{job, milliton, nano, peer, system, until, until_async};
 use cocoon_actors::ask::{Address, ask, tell};
 use cocoon_actors::cashier::paying::{
     ClientBooks, CloseClientJob, LeaseChannel, LeasedChannel, MAX_CHANNELS_PER_WORKER, Paying, Sign,
 };
-use cocoon_actors::cashier::{Cashier, CashierError};
+use cocoon_actors::cashier::{CLOSE_DELAY_S, Cashier, CashierError};
 use cocoon_actors::clock;
 use cocoon_actors::supervision::Stop;
 use cocoon_protocol::job::Outcome;
 use cocoon_protocol::{NanoTon, TonAddress};
 use cocoon_settlement::chain::{Chain, ChainError};
-use cocoon_settlement::contract::open_message;
+use cocoon_settlement::contract::{claim_message, open_message};
 use cocoon_settlement::ledger::{ChannelOpening, ClientChannel, ClientChannelState, LedgerError};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
@@ -97,7 +97,7 @@ impl Purse {
     async fn deposits(&self) -> usize {
         let history = self.chain.history(self.parts.address).await;
         let sent = history.iter().flat_map(|transaction| &transaction.sent);
-        sent.filter(|transfer| transfer.value == self.parts.deposit)
+        sent.filter(|transfer| transfer.value == self.parts.purse.deposit)
             .count()
     }
 }
@@ -197,7 +197,7 @@ fn a_job_that_no_channel_could_pay_for_opens_none() {
     system(async {
         let purse = Purse::new().await;
         let greedy = LeaseChannel {
-            needed: purse.parts.deposit,
+            needed: purse.parts.purse.deposit,
             ..Purse::query(1, WORKER)
         };
         let refused = ask(&purse.cashier, greedy).await.unwrap();
@@ -321,7 +321,7 @@ fn openings_in_doubt_count_against_the_limit_too() {
 async fn begin_opening(purse: &Purse, send: bool) -> TonAddress {
     let terms = channel_terms(CLIENT, WORKER, 0);
     let address = terms.address().unwrap();
-    let open = open_message(&terms, purse.parts.deposit).unwrap();
+    let open = open_message(&terms, purse.parts.purse.deposit).unwrap();
     let transfer = wallet(CLIENT)
         .prepare(&purse.chain.local, &[open])
         .await
@@ -330,7 +330,7 @@ async fn begin_opening(purse: &Purse, send: bool) -> TonAddress {
         worker: peer(WORKER),
         address,
         terms,
-        deposit: purse.parts.deposit,
+        deposit: purse.parts.purse.deposit,
         reserve: milliton(5),
         valid_until: transfer.valid_until,
     };
@@ -458,5 +458,174 @@ fn nothing_is_signed_beyond_what_the_channel_can_pay() {
         sign(most).await.unwrap().unwrap();
         let on_chain = purse.chain.channel(leased.address).await.unwrap();
         assert!(most <= on_chain.capacity());
+    });
+}
+
+/// A purse whose channels are closed as soon as no job is on them.
+async fn hasty() -> Purse {
+    let directory = tempfile::tempdir().unwrap();
+    let chain = TestChain::new(&[CLIENT, WORKER]).await;
+    let mut parts = paying(directory.path(), &chain, CLIENT);
+    parts.purse.unused_ms = 0;
+    parts.purse.retry_ms = 0;
+    Purse {
+        cashier: payer(&parts),
+        chain,
+        parts,
+        _directory: directory,
+    }
+}
+
+#[test]
+fn an_unused_channel_is_closed_by_itself_and_what_was_not_promised_comes_back() {
+    system(async {
+        let purse = hasty().await;
+        let before = purse.chain.balance(purse.parts.address).await;
+        let leased = purse.lease(1).await.unwrap();
+        let sign = Sign {
+            channel: leased.address,
+            cumulative: milliton(30),
+        };
+        ask(&purse.cashier, sign).await.unwrap().unwrap();
+        for _ in 0..100 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let on_chain = purse.chain.channel(leased.address).await.unwrap();
+        assert!(on_chain.is_open(), "a channel with a job on it was closed");
+
+        purse.close(1, leased.address).await.unwrap();
+        until("the wish to close", || {
+            matches!(
+                purse.only_channel().state,
+                ClientChannelState::Closing { .. }
+            )
+        })
+        .await;
+        // Nothing is signed on it any more, and the next job has another channel.
+        let sign = Sign {
+            channel: leased.address,
+            cumulative: milliton(40),
+        };
+        let refused = ask(&purse.cashier, sign).await.unwrap();
+        assert!(matches!(
+            refused,
+            Err(CashierError::Ledger(LedgerError::ChannelNotOpen(_)))
+        ));
+        until_async("the close on chain", async || {
+            let on_chain = purse.chain.channel(leased.address).await.unwrap();
+            on_chain.close_at.is_some()
+        })
+        .await;
+        // The worker claims what was promised.
+        let voucher = voucher(leased.address, milliton(30), CLIENT);
+        let claim = claim_message(&voucher).unwrap();
+        purse.chain.local.send_external(&claim).await.unwrap();
+        purse.chain.pass(CLOSE_DELAY_S + 1);
+        until("the end", || {
+            purse.only_channel().state == ClientChannelState::Closed
+        })
+        .await;
+        let after = purse.chain.balance(purse.parts.address).await;
+        let gone = before.checked_sub(after).unwrap();
+        let fees = gone.checked_sub(milliton(30)).unwrap();
+        assert!(fees < milliton(10), "{fees} of fees");
+    });
+}
+
+#[test]
+fn a_wish_to_close_that_was_lost_is_sent_again() {
+    system(async {
+        let purse = hasty().await;
+        let leased = purse.lease(1).await.unwrap();
+        purse.chain.next(Fate::Refused);
+        purse.close(1, leased.address).await.unwrap();
+        until_async("the close on chain", async || {
+            let on_chain = purse.chain.channel(leased.address).await.unwrap();
+            on_chain.close_at.is_some()
+        })
+        .await;
+        assert!(purse.chain.is_ordinary());
+    });
+}
+
+#[test]
+fn a_used_channel_is_topped_up_before_it_is_empty() {
+    system(async {
+        let directory = tempfile::tempdir().unwrap();
+        let chain = TestChain::new(&[CLIENT]).await;
+        let mut parts = paying(directory.path(), &chain, CLIENT);
+        parts.purse.quiet_ms = 0;
+        let purse = Purse {
+            cashier: payer(&parts),
+            chain,
+            parts,
+            _directory: directory,
+        };
+        let leased = purse.lease(1).await.unwrap();
+        let sign = Sign {
+            channel: leased.address,
+            cumulative: milliton(900),
+        };
+        ask(&purse.cashier, sign).await.unwrap().unwrap();
+        until("the top-up", || {
+            purse.only_channel().available() > milliton(900)
+        })
+        .await;
+        let recorded = purse.only_channel();
+        let on_chain = purse.chain.channel(leased.address).await.unwrap();
+        assert_eq!(recorded.deposit, on_chain.balance);
+        assert!(recorded.spendable() <= on_chain.capacity());
+        assert_eq!(recorded.signed_total(), milliton(900), "it pays on");
+    });
+}
+
+#[test]
+fn channels_lock_no_more_than_the_limit() {
+    system(async {
+        let directory = tempfile::tempdir().unwrap();
+        let chain = TestChain::new(&[CLIENT]).await;
+        let mut parts = paying(directory.path(), &chain, CLIENT);
+        parts.purse.total = milliton(2_500);
+        let purse = Purse {
+            cashier: payer(&parts),
+            chain,
+            parts,
+            _directory: directory,
+        };
+        let (one, two) = tokio::join!(purse.lease(1), purse.lease(2));
+        one.unwrap();
+        two.unwrap();
+        // What is left is enough for the job, so it is what the third gets.
+        let third = purse.lease(3).await.unwrap();
+        let on_chain = purse.chain.channel(third.address).await.unwrap();
+        assert!(on_chain.balance <= milliton(501));
+        let refused = purse.lease(4).await;
+        assert!(matches!(refused, Err(CashierError::TooMuchLocked(_))));
+        let locked = purse.channels().iter().fold(NanoTon::ZERO, |sum, channel| {
+            sum.saturating_add(channel.deposit)
+        });
+        assert!(locked <= milliton(2_500), "{locked}");
+    });
+}
+
+#[test]
+fn while_the_head_is_unverifiable_nothing_is_deposited_and_little_is_spent() {
+    system(async {
+        let purse = Purse::new().await;
+        let leased = purse.lease(1).await.unwrap();
+        purse.close(1, leased.address).await.unwrap();
+        purse.chain.verifiable(false);
+        // A job costs 10 at most, and 100 may be risked.
+        for number in 2..12 {
+            let leased = purse.lease(number).await.unwrap();
+            purse.close(number, leased.address).await.unwrap();
+        }
+        let refused = purse.lease(12).await;
+        assert!(matches!(refused, Err(CashierError::Doubt(_))));
+        let other = ask(&purse.cashier, Purse::query(13, OTHER)).await.unwrap();
+        assert!(matches!(other, Err(CashierError::Unverifiable(_))));
+        assert_eq!(purse.deposits().await, 1);
+        purse.chain.verifiable(true);
+        purse.lease(14).await.unwrap();
     });
 }

@@ -16,11 +16,11 @@ use cocoon_protocol::job::Outcome;
 use cocoon_protocol::{Digest, NanoTon, PublicKey32, TonAddress};
 use cocoon_settlement::chain::Chain;
 use cocoon_settlement::contract::{
-    Commit, LedgerTerms, commit_message, deploy_ledger_message, fetch_ledger,
+    Commit, LedgerTerms, commit_message, deploy_ledger_message, fetch_ledger, start_close_message,
 };
 use cocoon_settlement::devnet::GLOBAL_ID;
 use cocoon_settlement::ledger::{BatchProgress, WorkerLedger};
-use cocoon_settlement::settler::SettlerConfig;
+use cocoon_settlement::settler::{SettlerConfig, claim_fee, commit_fee};
 use cocoon_settlement::store::RocksStore;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,6 +66,8 @@ impl Process {
             config: SettlerConfig {
                 batch_entries,
                 look_ms: 1,
+                idle_look_ms: 1,
+                watch_ms: 1,
                 ..SettlerConfig::new(terms.address().unwrap())
             },
         };
@@ -85,6 +87,7 @@ impl Process {
             client: peer(CLIENT),
             channel,
             needed: milliton(1),
+            credit_window: milliton(1),
         };
         ask(&self.cashier, open).await.unwrap().map(drop)
     }
@@ -106,6 +109,7 @@ impl Process {
             channel,
             outcome: Outcome::ClientLost,
             receipt: None,
+            cost: NanoTon::ZERO,
         };
         ask(&self.cashier, close).await.unwrap().unwrap();
     }
@@ -350,4 +354,68 @@ fn a_process_that_dies_leaves_its_disk_to_the_next() {
     drop(chain);
     // No actor, and no lock, has outlived its system.
     store(directory.path());
+}
+
+#[test]
+fn a_client_that_closes_is_claimed_from_at_once_and_served_no_more() {
+    system(async {
+        let directory = tempfile::tempdir().unwrap();
+        let chain = funded_chain().await;
+        deploy_ledger(&chain).await;
+        let channel = channel(&chain, 0).await;
+        let process = Process::start(directory.path(), &chain);
+        process.serve(1, channel, milliton(40)).await;
+        let close = start_close_message(channel).unwrap();
+        wallet(CLIENT).send(&chain.local, &[close]).await.unwrap();
+        // Nobody asks for it: the watch sees it.
+        until("the claim", || process.metrics.settled_nanoton.get() > 0).await;
+        assert_eq!(chain.channel(channel).await.unwrap().claimed, milliton(40));
+        let refused = process.try_open(2, channel).await;
+        assert!(matches!(refused, Err(CashierError::Closing { .. })));
+    });
+}
+
+#[test]
+fn what_a_claim_and_a_commit_cost_is_known_before_and_not_far_off() {
+    system(async {
+        let directory = tempfile::tempdir().unwrap();
+        let chain = funded_chain().await;
+        deploy_ledger(&chain).await;
+        let channel = channel(&chain, 0).await;
+        let process = Process::start(directory.path(), &chain);
+        process.serve(1, channel, milliton(40)).await;
+        process.flush().await.unwrap();
+        let prices = chain.prices().await.unwrap();
+        let paid = payments(&chain, channel).await;
+        let claim = milliton(40).checked_sub(paid[0]).unwrap();
+        let history = chain.history(ledger_terms().address().unwrap()).await;
+        let commit = history.last().unwrap().total_fees;
+        for (what, real, told) in [
+            ("claim", claim, claim_fee(&prices)),
+            ("commit", commit, commit_fee(&prices)),
+        ] {
+            let range = real..=real.saturating_mul(2);
+            assert!(range.contains(&told), "a {what} costs {real}, not {told}");
+        }
+    });
+}
+
+#[test]
+fn a_worker_waits_with_settling_while_the_chains_head_cannot_be_verified() {
+    system(async {
+        let directory = tempfile::tempdir().unwrap();
+        let chain = funded_chain().await;
+        deploy_ledger(&chain).await;
+        let channel = channel(&chain, 0).await;
+        let process = Process::start(directory.path(), &chain);
+        process.serve(1, channel, milliton(40)).await;
+        chain.verifiable(false);
+        process.begin_flush();
+        for _ in 0..200 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(process.metrics.settled_nanoton.get(), 0);
+        chain.verifiable(true);
+        until("the claim", || process.metrics.settled_nanoton.get() > 0).await;
+    });
 }

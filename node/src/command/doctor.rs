@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cocoon_actors::clock;
-use cocoon_settlement::chain::DevnetClient;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
+use super::verify::told;
 use super::{CommandError, CommandResult, FAILURE, block_on};
 use crate::config::{Config, ConfigError, Effective, Environment, Flags, NodeRole};
 use crate::doctor::{
     ChainView, Live, Machine, OnlyFiles, Outcome, Patient, Place, Report, examine,
 };
 use crate::terminal::plain;
+use crate::wiring::chain::connect;
 use crate::wiring::keys;
 
 /// Flags of `cocoon doctor`.
@@ -89,10 +90,12 @@ fn rooted(effective: &Effective, place: &Place) -> Effective {
 fn ask_chain(config: &Config) -> Result<ChainView, CommandError> {
     // A key that cannot be read has a finding of its own, under the data directory.
     let key = keys::wallet_key(&config.data_dir).unwrap_or(None);
-    match DevnetClient::new(&config.chain_url) {
-        Ok(client) => block_on(async { Ok(ChainView::of(&client, key).await) }),
-        Err(error) => Ok(ChainView::silent(error.to_string())),
-    }
+    block_on(async {
+        Ok(match connect(config, told()).await {
+            Ok(chain) => ChainView::of(chain.as_ref(), key).await,
+            Err(error) => ChainView::silent(error.to_string()),
+        })
+    })
 }
 
 /// For people: all checks, then what to do about those that are not in order.

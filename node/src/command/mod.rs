@@ -1,5 +1,6 @@
 //! What `cocoon <command>` does, one file each.
 
+pub mod audit;
 pub mod bench;
 pub mod canary;
 pub mod chat;
@@ -8,16 +9,20 @@ pub mod config;
 pub mod demo;
 pub mod devnet;
 pub mod doctor;
+pub mod funds;
 pub mod gpu;
 pub mod guest;
+pub mod ledger;
 pub mod log;
 pub mod model;
 pub mod policy;
 pub mod receipt;
+pub mod registry;
 pub mod run;
 pub mod status;
 pub mod vault;
 pub mod verify;
+pub mod wallet;
 
 use std::process::ExitCode;
 
@@ -81,6 +86,9 @@ pub enum CommandError {
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] cocoon_settlement::chain::ChainError),
+    /// A ledger's tools.
+    #[error(transparent)]
+    LedgerTool(Box<ledger::LedgerToolError>),
     /// A file, the terminal, the network of this machine.
     #[error("{what}: {source}")]
     Io {
@@ -104,6 +112,9 @@ pub enum CommandError {
     /// The log of guest images.
     #[error(transparent)]
     Log(#[from] log::LogError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(Box<registry::RegistryError>),
     /// A file of `cocoon gpu`.
     #[error(transparent)]
     Gpu(Box<gpu::GpuFileError>),
@@ -119,6 +130,9 @@ pub enum CommandError {
         /// In words.
         why: String,
     },
+    /// A wallet's key, words or receiver.
+    #[error(transparent)]
+    Wallet(#[from] wallet::WalletError),
     /// Nobody there to ask.
     #[error("not removed: {0}; say --yes where nobody can be asked")]
     NotConfirmed(String),
@@ -144,6 +158,11 @@ pub enum CommandError {
     Json(#[from] serde_json::Error),
 }
 
+impl From<registry::RegistryError> for CommandError {
+    fn from(error: registry::RegistryError) -> Self {
+        Self::Registry(Box::new(error))
+    }
+}
 impl From<gpu::GpuFileError> for CommandError {
     fn from(error: gpu::GpuFileError) -> Self {
         Self::Gpu(Box::new(error))

@@ -76,6 +76,19 @@ pub fn render(status: &NodeStatus) -> String {
             .map_or_else(|| "not read yet".to_owned(), ton);
         text.push_str(&format!("wallet {}: {balance}\n", plain(wallet)));
     }
+    if let Some(chain) = &status.chain {
+        let good = chain.servers.iter().filter(|s| s.demoted.is_none()).count();
+        text.push_str(&format!(
+            "chain: {}; {good} of {} liteservers in order\n",
+            plain(&chain.standing.to_string()),
+            chain.servers.len(),
+        ));
+        for server in &chain.servers {
+            if let Some(why) = &server.demoted {
+                text.push_str(&format!("  {}: {}\n", plain(&server.address), plain(why)));
+            }
+        }
+    }
     let ended: Vec<_> = status
         .ended_jobs
         .iter()
@@ -178,7 +191,9 @@ fn ton(nano: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cocoon_actors::gateway_port::{SettlementStatus, WorkerStanding};
+    use cocoon_actors::gateway_port::{ChainServer, ChainStatus, SettlementStatus, WorkerStanding};
+    use cocoon_protocol::UnixMillis;
+    use cocoon_settlement::chain::ChainStanding;
 
     use super::*;
 
@@ -211,6 +226,19 @@ mod tests {
                 confirmed_batch: 3,
                 ..SettlementStatus::default()
             }),
+            chain: Some(ChainStatus {
+                standing: ChainStanding::Unverifiable {
+                    since: UnixMillis::from_millis(1_775_700_000_000),
+                    last_seqno: 9,
+                    reason: "an unknown form\u{1b}[2J".to_owned(),
+                },
+                servers: vec![ChainServer {
+                    address: "192.0.2.1:4000".to_owned(),
+                    seqno: Some(9),
+                    latency_ms: Some(3),
+                    demoted: Some("it lags".to_owned()),
+                }],
+            }),
             ..NodeStatus::default()
         };
         let text = render(&status);
@@ -220,9 +248,12 @@ mod tests {
             "verified 35/35, TCB 29 d",
             "3.5 days",
             "0.8 ms",
-            "1.5 TON",
+            "1.500000000 TON",
             "7 completed",
             "batch 3",
+            "unverifiable since unix second 1775700000",
+            "0 of 1 liteservers in order",
+            "192.0.2.1:4000: it lags",
         ] {
             assert!(text.contains(part), "missing {part} in\n{text}");
         }

@@ -6,15 +6,16 @@ use std::process::ExitCode;
 
 use cocoon_attestation::FactorResult;
 use cocoon_protocol::evidence::Beacon;
-use cocoon_settlement::chain::{Chain, DevnetClient};
+use cocoon_settlement::chain::lite::Progress;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
 use super::{CommandError, CommandResult, FAILURE, block_on};
-use crate::config::{Effective, Environment, Flags};
+use crate::config::{Config, Effective, Environment, Flags};
 use crate::receipt_check::{Block, MAX_DOCUMENT_BYTES, Opened, Report, check};
 use crate::terminal::plain;
 use crate::trust;
+use crate::wiring::chain::connect;
 
 /// Flags of `cocoon verify`.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,7 +49,7 @@ pub fn run(args: &VerifyArgs) -> CommandResult {
     let block = match (args.block, opened.claimed_beacon()) {
         (Some(block), _) => Block::Known(block),
         (None, Some(claimed)) if !args.offline => {
-            block_on(async { Ok(block(&effective.config.chain_url, claimed.seqno).await) })?
+            block_on(async { Ok(block(&effective.config, claimed.seqno).await) })?
         }
         (None, _) => Block::Unknown(
             "nobody was asked; say --block SEQNO:HASH with the hash from a source that you trust"
@@ -87,18 +88,24 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
 
 /// A block as the chain has it.
 pub(super) async fn block_of_chain(
-    url: &str,
+    config: &Config,
     seqno: u32,
 ) -> Result<Beacon, cocoon_settlement::chain::ChainError> {
-    let block = DevnetClient::new(url)?.block(seqno).await?;
+    let chain = connect(config, told()).await?;
+    let block = chain.block(seqno).await?;
     Ok(Beacon {
         seqno: block.seqno,
         hash: block.hash,
     })
 }
 
-async fn block(url: &str, seqno: u32) -> Block {
-    match block_of_chain(url, seqno).await {
+/// A first look at a chain may take a while; says how far it is.
+pub(super) fn told() -> Progress {
+    Progress::telling(|at, target| eprintln!("checking key blocks: {at} of {target}"))
+}
+
+async fn block(config: &Config, seqno: u32) -> Block {
+    match block_of_chain(config, seqno).await {
         Ok(beacon) => Block::Known(beacon),
         Err(error) => Block::Unknown(error.to_string()),
     }

@@ -20,7 +20,7 @@ const FILE_IN_DATA_DIR: &str = "config.toml";
 const PREFIX: &str = "COCOON_";
 /// Variables with our prefix that are no settings: flags of other commands, and what builds and
 /// tests use.
-const NOT_SETTINGS: [&str; 12] = [
+const NOT_SETTINGS: [&str; 14] = [
     "COCOON_CONFIG",
     "COCOON_URL",
     "COCOON_API_KEY",
@@ -32,7 +32,9 @@ const NOT_SETTINGS: [&str; 12] = [
     "COCOON_REQUIRE_CAPTURE",
     "COCOON_REQUIRE_FAILPOINTS",
     "COCOON_REQUIRE_UPSTREAM",
+    "COCOON_REQUIRE_TON_CLIENTS",
     "COCOON_REQUIRE_GPU_FIXTURES",
+    "COCOON_REQUIRE_NPM",
 ];
 /// Variables beginning so are for tests.
 const FOR_TESTS: &str = "COCOON_TEST_";

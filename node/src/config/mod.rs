@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use cocoon_protocol::TonAddress;
 use cocoon_protocol::units::NanoTon;
 use figment::Figment;
 use figment::providers::Serialized;
@@ -51,7 +52,7 @@ pub struct Config {
     pub http_address: SocketAddr,
     /// Chat requests at once.
     pub max_jobs: u32,
-    /// Where the chain answers.
+    /// URL or path of TON's global configuration, or a devnet's bare address.
     pub chain_url: String,
     /// GGUF file, plain or sealed (worker).
     pub model_path: Option<PathBuf>,
@@ -82,6 +83,24 @@ pub struct Config {
     pub credit_window_nanoton: u64,
     /// Put into each new channel by a client, nanoTON.
     pub deposit_nanoton: u64,
+    /// The most that one client may have unpaid, credit windows.
+    pub credit_client_windows: u64,
+    /// The most that all strangers together may have unpaid, credit windows.
+    pub credit_total_windows: u64,
+    /// A channel is claimed when it owes so many times the fee of a claim.
+    pub claim_fee_multiple: u64,
+    /// A channel is claimed when it owes this much, nanoTON.
+    pub channel_risk_nanoton: u64,
+    /// The largest channels are claimed when all together owe this much, nanoTON.
+    pub total_risk_nanoton: u64,
+    /// What has waited so long is claimed, seconds.
+    pub claim_age_s: u64,
+    /// The most that jobs may cost while the chain's head cannot be verified, nanoTON.
+    pub unverified_risk_nanoton: u64,
+    /// The most that all channels may lock together, nanoTON.
+    pub locked_nanoton: u64,
+    /// A channel that was not used for so long is closed, seconds.
+    pub unused_channel_s: u64,
     /// What a thousandth of a TON is worth in milliseconds of waiting, when workers are compared.
     pub wait_ms_per_milliton: u64,
     /// Seconds between a worker's settlement batches.
@@ -96,6 +115,8 @@ pub struct Config {
     pub image_proof: Option<PathBuf>,
     /// A copy of the policy's log of images.
     pub log_dir: Option<PathBuf>,
+    /// The registry on chain that the log is compared with.
+    pub registry: Option<TonAddress>,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -128,6 +149,15 @@ impl Default for Config {
             slots: 1,
             credit_window_nanoton: 200_000,
             deposit_nanoton: NanoTon::PER_TON,
+            credit_client_windows: 10,
+            credit_total_windows: 100,
+            claim_fee_multiple: 1_000,
+            channel_risk_nanoton: 5_000_000_000,
+            total_risk_nanoton: 20_000_000_000,
+            claim_age_s: 604_800,
+            unverified_risk_nanoton: 100_000_000,
+            locked_nanoton: 20_000_000_000,
+            unused_channel_s: 604_800,
             wait_ms_per_milliton: 1_000,
             settle_every_s: 60,
             evidence: EvidenceSource::Tdx,
@@ -135,6 +165,7 @@ impl Default for Config {
             collateral_url: None,
             image_proof: None,
             log_dir: None,
+            registry: None,
             log_format: LogFormat::Text,
         }
     }

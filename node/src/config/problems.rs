@@ -264,16 +264,22 @@ fn network(check: &mut Check<'_>, config: &Config) {
             "give one multiaddr of any node of the network with --bootstrap",
         );
     }
-    if joins
-        && !(config.chain_url.starts_with("http://") || config.chain_url.starts_with("https://"))
-    {
+    if joins && !names_a_global_config(&config.chain_url) {
         check.wrong(
             "chain_url",
             &config.chain_url,
-            "not an http(s) URL",
-            "for example http://127.0.0.1:8547, where `cocoon devnet` answers",
+            "neither an http(s) URL nor the path of a file",
+            "use TON's global configuration as a file or a URL, or http://127.0.0.1:8547, where `cocoon devnet` answers",
         );
     }
+}
+
+/// `localhost:8547` is meant as neither; a file has a directory or an ending.
+fn names_a_global_config(chain_url: &str) -> bool {
+    ["http://", "https://", "file://"]
+        .iter()
+        .any(|scheme| chain_url.starts_with(scheme))
+        || (!chain_url.contains("://") && (chain_url.contains('/') || chain_url.ends_with(".json")))
 }
 
 fn limits(check: &mut Check<'_>, config: &Config) {
@@ -304,6 +310,22 @@ fn client(check: &mut Check<'_>, config: &Config) {
             0,
             why,
             "deposit at least what one long answer costs",
+        );
+    }
+    if config.locked_nanoton < config.deposit_nanoton {
+        check.wrong(
+            "locked_nanoton",
+            config.locked_nanoton,
+            "less than one deposit, so no channel could be opened",
+            "use several times deposit_nanoton",
+        );
+    }
+    if config.unused_channel_s == 0 {
+        check.wrong(
+            "unused_channel_s",
+            0,
+            "a channel would be closed as soon as its job has ended",
+            "use some hours or days",
         );
     }
     if config.evidence == EvidenceSource::Tdx && config.policy_path.is_none() {
@@ -366,6 +388,35 @@ fn worker(check: &mut Check<'_>, config: &Config) {
             0,
             "batches without a pause",
             "use 1 or more",
+        );
+    }
+    if config.claim_fee_multiple == 0 {
+        check.wrong(
+            "claim_fee_multiple",
+            0,
+            "claims of nothing",
+            "use 100 or more: a claim then costs a hundredth of what it brings",
+        );
+    }
+    for (name, windows) in [
+        ("credit_client_windows", config.credit_client_windows),
+        ("credit_total_windows", config.credit_total_windows),
+    ] {
+        if windows == 0 {
+            check.wrong(
+                name,
+                0,
+                "without credit for the first words no job could start",
+                "use 1 or more",
+            );
+        }
+    }
+    if config.total_risk_nanoton < config.channel_risk_nanoton {
+        check.wrong(
+            "total_risk_nanoton",
+            config.total_risk_nanoton,
+            "less than what one channel may owe",
+            "use several times channel_risk_nanoton",
         );
     }
     let one_token = config.price_input_nanoton.max(config.price_output_nanoton);

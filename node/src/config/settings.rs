@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use cocoon_protocol::TonAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::LogFormat;
@@ -79,7 +80,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 30] = [
+pub const SETTINGS: [Setting; 40] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -102,6 +103,15 @@ pub const SETTINGS: [Setting; 30] = [
     setting("slots", SettingKind::Number),
     setting("credit_window_nanoton", SettingKind::Number),
     setting("deposit_nanoton", SettingKind::Number),
+    setting("credit_client_windows", SettingKind::Number),
+    setting("credit_total_windows", SettingKind::Number),
+    setting("claim_fee_multiple", SettingKind::Number),
+    setting("channel_risk_nanoton", SettingKind::Number),
+    setting("total_risk_nanoton", SettingKind::Number),
+    setting("claim_age_s", SettingKind::Number),
+    setting("unverified_risk_nanoton", SettingKind::Number),
+    setting("locked_nanoton", SettingKind::Number),
+    setting("unused_channel_s", SettingKind::Number),
     setting("wait_ms_per_milliton", SettingKind::Number),
     setting("settle_every_s", SettingKind::Number),
     setting("evidence", SettingKind::Text),
@@ -109,6 +119,7 @@ pub const SETTINGS: [Setting; 30] = [
     setting("collateral_url", SettingKind::Text),
     setting("image_proof", SettingKind::Text),
     setting("log_dir", SettingKind::Text),
+    setting("registry", SettingKind::Text),
     setting("log_format", SettingKind::Text),
 ];
 
@@ -149,8 +160,9 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_jobs: Option<u32>,
-    /// Where the chain answers [default: http://127.0.0.1:8547]
-    #[arg(long, value_name = "URL")]
+    /// TON's global configuration, which names liteservers and the block that trust starts from; a devnet's bare address
+    /// means its own [default: http://127.0.0.1:8547]
+    #[arg(long, value_name = "URL|FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain_url: Option<String>,
     /// Worker: the model, a GGUF file, plain or sealed
@@ -208,10 +220,47 @@ pub struct Flags {
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credit_window_nanoton: Option<u64>,
-    /// Client: put into each new channel, nanoTON [default: 1000000000]
+    /// Client: put into a channel to a worker that was not used before, nanoTON [default: 1000000000]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deposit_nanoton: Option<u64>,
+    /// Worker: the most that one client may have unpaid, running jobs included, in credit windows [default: 10]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_client_windows: Option<u64>,
+    /// Worker: the most that all clients who have not paid as much before may have unpaid together, in credit
+    /// windows [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_total_windows: Option<u64>,
+    /// Worker: claim a channel when it owes so many times the fee of a claim [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_fee_multiple: Option<u64>,
+    /// Worker: claim a channel when it owes this much, whatever the fee, nanoTON [default: 5000000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_risk_nanoton: Option<u64>,
+    /// Worker: claim the largest channels when all together owe this much, nanoTON [default: 20000000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_risk_nanoton: Option<u64>,
+    /// Worker: claim what has waited so long and is worth its fee, seconds [default: 604800]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_age_s: Option<u64>,
+    /// The most that jobs may cost while the chain's head cannot be verified, nanoTON [default: 100000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unverified_risk_nanoton: Option<u64>,
+    /// Client: the most that all channels may lock together, nanoTON [default: 20000000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked_nanoton: Option<u64>,
+    /// Client: close a channel that was not used for so long, seconds [default: 604800]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unused_channel_s: Option<u64>,
     /// Client: milliseconds of waiting that 0.001 TON is worth, when workers are compared
     /// [default: 1000]
     #[arg(long, value_name = "MILLISECONDS")]
@@ -242,6 +291,10 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_dir: Option<PathBuf>,
+    /// The registry contract whose heads of the policy's log this node compares with what it is shown
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<TonAddress>,
     /// How log lines look [default: text]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

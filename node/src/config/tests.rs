@@ -396,3 +396,39 @@ fn the_table_of_the_effective_configuration_has_every_setting() {
     let role = rows.iter().find(|row| row.0 == "role").unwrap();
     assert_eq!(role.1, "");
 }
+
+const BOOTSTRAP: &str =
+    "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGJHYbWBQbaqCZDDMHLLAUaMpHF1y5r8rjZ8KZYXSWAQk";
+
+#[test]
+fn limits_of_money_that_could_not_work_are_named() {
+    let client = Flags {
+        role: Some(NodeRole::Client),
+        bootstrap: vec![BOOTSTRAP.to_owned()],
+        locked_nanoton: Some(1),
+        unused_channel_s: Some(0),
+        ..Flags::default()
+    };
+    assert_eq!(
+        problems(&World::new().flags(client)),
+        ["locked_nanoton", "unused_channel_s", "policy_path"]
+    );
+    let worker = Flags {
+        role: Some(NodeRole::Worker),
+        bootstrap: vec![BOOTSTRAP.to_owned()],
+        claim_fee_multiple: Some(0),
+        credit_client_windows: Some(0),
+        credit_total_windows: Some(0),
+        total_risk_nanoton: Some(1),
+        ..Flags::default()
+    };
+    let found = problems(&World::new().flags(worker));
+    for name in [
+        "claim_fee_multiple",
+        "credit_client_windows",
+        "credit_total_windows",
+        "total_risk_nanoton",
+    ] {
+        assert!(found.contains(&name), "{name} in {found:?}");
+    }
+}

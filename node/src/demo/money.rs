@@ -43,12 +43,33 @@ impl Purses {
     }
 }
 
-/// Has every worker settle, shows what that did on chain, and checks the sums.
+/// A transaction, as light clients ask for it.
+pub(super) struct OnChain {
+    what: String,
+    transaction: TransactionSummary,
+}
+
+impl std::fmt::Display for OnChain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            what,
+            transaction: TransactionSummary {
+                account, lt, hash, ..
+            },
+        } = self;
+        write!(
+            f,
+            "{what}\n      account {account} lt {lt}\n      hash {hash}"
+        )
+    }
+}
+
+/// Has every worker settle, shows what that did on chain, and checks the sums. Returns the commits and claims.
 pub(super) async fn settle(
     mesh: &DemoMesh,
     before: &Purses,
     answers: &[AnswerDetails],
-) -> Result<(), DemoError> {
+) -> Result<Vec<OnChain>, DemoError> {
     let mut settled = Vec::new();
     for worker in &mesh.workers {
         worker.admin("settle").await?;
@@ -61,9 +82,10 @@ pub(super) async fn settle(
         );
     }
     let client = mesh.client.http.status().await?;
-    transactions(mesh, &settled, &client).await?;
+    let on_chain = transactions(mesh, &settled, &client).await?;
     balances(mesh, before, &settled, &client).await?;
-    channels(mesh, &settled, &client, answers).await
+    channels(mesh, &settled, &client, answers).await?;
+    Ok(on_chain)
 }
 
 async fn until_settled(worker: &Node) -> Result<NodeStatus, MeshError> {
@@ -95,15 +117,23 @@ async fn transactions(
     mesh: &DemoMesh,
     settled: &[NodeStatus],
     client: &NodeStatus,
-) -> Result<(), DemoError> {
+) -> Result<Vec<OnChain>, DemoError> {
+    let mut on_chain = Vec::new();
     let mut table = table(&["what", "transaction", "gas", "fees"], 2);
     let mut row = |what: String, transaction: &TransactionSummary| {
         table.add_row([
-            what,
+            what.clone(),
             transaction.hash.to_string(),
             transaction.gas_used.to_string(),
             transaction.total_fees.to_string(),
         ]);
+        // What came from outside, without a wallet: commits and claims.
+        if transaction.source.is_none() {
+            on_chain.push(OnChain {
+                what,
+                transaction: transaction.clone(),
+            });
+        }
     };
     for (worker, status) in mesh.workers.iter().zip(settled) {
         let name = &worker.process.name;
@@ -136,7 +166,7 @@ async fn transactions(
         }
     }
     println!("{table}");
-    Ok(())
+    Ok(on_chain)
 }
 
 fn name_of(mesh: &DemoMesh, peer: Option<&str>) -> String {

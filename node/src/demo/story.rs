@@ -136,9 +136,19 @@ pub(super) async fn tell(args: &DemoArgs, directory: &Path) -> Result<DemoMesh, 
         *place = worker;
     }
     let receipts = [first].into_iter().chain(later).collect::<Vec<_>>();
-    money::settle(&mesh, &before, &receipts).await?;
+    let on_chain = money::settle(&mesh, &before, &receipts).await?;
 
     steps.begin("Summary");
+    println!(
+        "   transactions that any liteserver client can fetch, and check against signed blocks:"
+    );
+    for transaction in &on_chain {
+        println!("   {transaction}");
+    }
+    println!(
+        "   its global config: {0}/global.config.json; the chain's explorer: {0}/\n",
+        mesh.chain_url
+    );
     summary(
         &mesh.client.http.status().await?,
         steps.elapsed().as_secs_f64(),

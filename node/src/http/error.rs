@@ -121,7 +121,8 @@ pub async fn unknown_route() -> ApiError {
         "unknown_url",
         "no such path; this node serves POST /v1/chat/completions, POST /v1/embeddings, \
          GET /v1/models, GET /v1/receipts/{id}, GET /v1/signature/{id}, \
-         GET /v1/attestation/report, GET /health, GET /metrics, GET /status.json",
+         GET /v1/attestation/report, GET /health, GET /metrics, GET /status.json, \
+         GET /funds.json",
     )
 }
 

@@ -50,13 +50,14 @@ impl HttpMetrics {
 /// The route of a path, out of a fixed list: for labels and logs, where a stranger's path must not
 /// appear.
 pub(super) fn route(path: &str) -> &'static str {
-    const EXACT: [&str; 8] = [
+    const EXACT: [&str; 9] = [
         "/v1/chat/completions",
         "/v1/embeddings",
         "/v1/models",
         "/health",
         "/metrics",
         "/status.json",
+        "/funds.json",
         "/admin/settle",
         "/admin/shutdown",
     ];

@@ -7,7 +7,7 @@
 //! | `GET /v1/models`, `GET /v1/models/{id}` | what verified workers serve now |
 //! | `GET /v1/receipts/{id}` | a job's signed receipt and its evidence |
 //! | `GET /v1/signature/{id}`, `GET /v1/attestation/report` | the same in the shapes of other attested gateways |
-//! | `GET /health`, `GET /metrics`, `GET /status.json` | operators |
+//! | `GET /health`, `GET /metrics`, `GET /status.json`, `GET /funds.json` | operators |
 //! | `POST /admin/settle`, `POST /admin/shutdown` | operators, with the admin token |
 //!
 //! This room knows axum and nothing of libp2p, actors or chains: what it needs is behind
@@ -207,6 +207,7 @@ fn router(parts: HttpParts, loopback_only: bool) -> Router {
         .route("/v1/attestation/report", get(attestation::report))
         .route("/health", get(admin::status::health))
         .route("/status.json", get(admin::status::get))
+        .route("/funds.json", get(admin::status::funds))
         .route("/metrics", get(metrics::get))
         .route("/admin/settle", post(admin::settle))
         .route("/admin/shutdown", post(admin::shutdown))

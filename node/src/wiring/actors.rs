@@ -16,7 +16,7 @@ use cocoon_actors::engine::Engine;
 use cocoon_actors::gateway::{Close, Gateway, GatewayPort};
 use cocoon_actors::job::client::ClientParts;
 use cocoon_actors::job::worker::{WorkerParts, serve};
-use cocoon_actors::log_watch::LogWatch;
+use cocoon_actors::log_watch::{LogWatch, Registry};
 use cocoon_actors::mesh::{Inbox, MAX_WAITING_SESSIONS, Mesh};
 use cocoon_actors::metrics::Metrics;
 use cocoon_actors::negotiator::{Drain, Negotiator, Shop};
@@ -31,7 +31,9 @@ use cocoon_protocol::domain::Network;
 use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
 use cocoon_protocol::{Digest, ModelTerms, NanoTon, PeerId, Price, PublicKey32, TonAddress};
 use cocoon_settlement::contract::LedgerTerms;
+use cocoon_settlement::credit::CreditConfig;
 use cocoon_settlement::ledger::{ClientLedger, WorkerLedger};
+use cocoon_settlement::purse::PurseConfig;
 use cocoon_settlement::settler::SettlerConfig;
 use cocoon_settlement::store::Store;
 use rand::SeedableRng;
@@ -52,6 +54,8 @@ use crate::command::log::LogDirectory;
 use crate::config::{Config, NodeRole};
 use crate::trust;
 
+/// After this time an unpaid job is written off: strangers can cost a worker `credit_total_windows` in it, and no more.
+const FORGET_DEBTS_MS: u64 = 24 * 3_600_000;
 /// Sessions a worker holds at once. Not bound to its slots: until it has redeemed an offer a session
 /// costs next to nothing, and a stranger may keep one silent for as long as a handshake may take.
 /// One peer's are bounded by the swarm, so this leaves room for others.
@@ -334,6 +338,10 @@ fn log_watch(
         Arc::clone(&chain.store) as Arc<dyn Store>,
         mesh.clone(),
         metrics.clone(),
+        config.registry.map(|address| Registry {
+            chain: Arc::clone(&chain.chain),
+            address,
+        }),
     )?)))
 }
 
@@ -368,7 +376,7 @@ fn add_worker(
     }];
     let terms = LedgerTerms {
         owner: chain.address,
-        key: PublicKey32::from_bytes(keys.wallet_key.verifying_key().to_bytes()),
+        key: PublicKey32::from_bytes(keys.ledger_key.verifying_key().to_bytes()),
     };
     let ledger_address = terms.address().map_err(at_chain)?;
     let ledger = Arc::new(WorkerLedger::new(Arc::clone(&chain.store)));
@@ -377,6 +385,7 @@ fn add_worker(
         info!(job = %interrupted.record.job, "a job was interrupted by the last end of this process");
     }
 
+    let window = NanoTon::from_nano(config.credit_window_nanoton);
     let (disk, settling) = (Arbiter::new(), Arbiter::new());
     let cashier = supervise_on(
         &disk.handle(),
@@ -385,6 +394,12 @@ fn add_worker(
             chain: Arc::clone(&chain.chain),
             payout: chain.address,
             global_id: chain.global_id,
+            credit: CreditConfig {
+                per_client: window.saturating_mul(config.credit_client_windows),
+                strangers: window.saturating_mul(config.credit_total_windows),
+                forget_ms: FORGET_DEBTS_MS,
+            },
+            unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
             metrics: metrics.clone(),
         }),
     );
@@ -397,10 +412,14 @@ fn add_worker(
                 chain: Arc::clone(&chain.chain),
                 wallet: Arc::clone(&chain.wallet),
                 terms,
-                key: keys.wallet_key.clone(),
+                key: keys.ledger_key.clone(),
                 global_id: chain.global_id,
                 config: SettlerConfig {
                     batch_age_ms,
+                    claim_fee_multiple: config.claim_fee_multiple,
+                    channel_risk: NanoTon::from_nano(config.channel_risk_nanoton),
+                    total_risk: NanoTon::from_nano(config.total_risk_nanoton),
+                    claim_age_ms: config.claim_age_s.saturating_mul(1_000),
                     look_ms: 500,
                     ..SettlerConfig::new(ledger_address)
                 },
@@ -424,7 +443,7 @@ fn add_worker(
             key: keys.peer_key.clone(),
             models: models.clone(),
             payout: chain.address,
-            credit_window: NanoTon::from_nano(config.credit_window_nanoton),
+            credit_window: window,
             evidence: None,
         }),
         StdRng::from_os_rng(),
@@ -493,9 +512,16 @@ async fn add_client(
         chain: Arc::clone(&chain.chain),
         wallet: Arc::clone(&chain.wallet),
         address: chain.address,
-        key: keys.wallet_key.clone(),
+        key: keys.wallet_key.key.clone(),
         global_id: chain.global_id,
-        deposit: NanoTon::from_nano(config.deposit_nanoton),
+        purse: PurseConfig {
+            unused_ms: config.unused_channel_s.saturating_mul(1_000),
+            ..PurseConfig::new(
+                NanoTon::from_nano(config.locked_nanoton),
+                NanoTon::from_nano(config.deposit_nanoton),
+            )
+        },
+        unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
         metrics: metrics.clone(),
     };
     let disk = Arbiter::new();

@@ -10,7 +10,7 @@
 
 mod actors;
 mod canary;
-mod chain;
+pub(crate) mod chain;
 pub(crate) mod engine;
 mod guest;
 pub(crate) mod keys;
@@ -24,13 +24,14 @@ use std::time::Duration;
 
 use cocoon_actors::ask::ask;
 use cocoon_actors::clock;
-use cocoon_actors::gateway_port::Gateway;
+use cocoon_actors::gateway_port::{Gateway, NodeView as _};
 use cocoon_actors::mesh::{Disconnect, ViewMesh};
 use cocoon_actors::supervision::end_process_on_panic;
 use cocoon_actors::view::View;
 use cocoon_attestation::EvidenceError;
 use cocoon_attestation::launch::LaunchError;
 use cocoon_inference::EngineError;
+use cocoon_protocol::NanoTon;
 use cocoon_protocol::domain::Network;
 use cocoon_settlement::chain::ChainError;
 use cocoon_settlement::ledger::LedgerError;
@@ -59,6 +60,8 @@ const JOBS_PATIENCE: Duration = Duration::from_secs(15);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for a listening address at the start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(15);
+/// Pause between two counts of the node's funds for the metrics.
+const FUNDS_PAUSE: Duration = Duration::from_secs(60);
 /// The file that says where a running node can be reached.
 pub const RUN_FILE: &str = "run.json";
 
@@ -301,9 +304,11 @@ async fn node(role: NodeRole, config: &Config, paths: &GuestPaths) -> Result<(),
         wallet: chain
             .as_ref()
             .map(|chain| (chain.address, Arc::clone(&chain.chain))),
+        locked_limit: NanoTon::from_nano(config.locked_nanoton),
         metrics,
         shutdown: shutdown.clone(),
     });
+    tokio::spawn(count_funds(Arc::clone(&view), shutdown.clone()));
     let gateway = actors
         .gateway_port()
         .map(|port| Arc::new(port) as Arc<dyn Gateway>);
@@ -380,6 +385,22 @@ async fn stop(
     info!("stopped");
 }
 
+/// Keeps the gauges of funds up to date, whoever asks for them.
+async fn count_funds(view: Arc<View>, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(FUNDS_PAUSE);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = every.tick() => {
+                if let Err(error) = view.funds().await {
+                    warn!(%error, "the funds were not counted");
+                }
+            }
+        }
+    }
+}
+
 async fn first_addresses(actors: &Actors) -> Vec<String> {
     let listening = async {
         loop {
@@ -409,7 +430,7 @@ fn multiaddrs(texts: &[String]) -> Result<Vec<libp2p::Multiaddr>, WiringError> {
 }
 
 /// A directory that only its owner can look into.
-fn make_private(directory: &Path) -> Result<(), WiringError> {
+pub(crate) fn make_private(directory: &Path) -> Result<(), WiringError> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let failed = |source| WiringError::Directory {
         path: directory.to_owned(),

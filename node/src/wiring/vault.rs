@@ -17,7 +17,6 @@ use cocoon_attestation::{Admission, AdmissionConfig};
 use cocoon_protocol::Digest;
 use cocoon_protocol::domain::Network;
 use cocoon_protocol::vault::ContentKey;
-use cocoon_settlement::chain::DevnetClient;
 use cocoon_settlement::ledger::SCHEMA;
 use cocoon_settlement::store::RocksStore;
 use serde::Serialize;
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::actors::{Actors, Ingredients};
+use super::chain::reach;
 use super::keys::Keys;
 use super::{STOP_PATIENCE, WiringError, first_addresses, make_private, multiaddrs};
 use crate::collateral::OperatorsCollateral;
@@ -83,7 +83,7 @@ async fn vault(config: &Config, directory: &Path, serving: Serving) -> Result<()
     let log = serving.log.unwrap_or_else(|| directory.join(RELEASE_LOG));
     let models: Vec<Digest> = serving.keys.keys().copied().collect();
     let record_log = ReleaseLog::open(&log, serving.json)?;
-    let chain = DevnetClient::new(&config.chain_url).map_err(|source| WiringError::Chain {
+    let (chain, _) = reach(config).await.map_err(|source| WiringError::Chain {
         url: config.chain_url.clone(),
         source,
     })?;
@@ -134,7 +134,7 @@ async fn vault(config: &Config, directory: &Path, serving: Serving) -> Result<()
     let parts = VaultParts {
         collateral,
         mesh: actors.mesh.clone(),
-        chain: Arc::new(chain),
+        chain,
         admission,
         trust_domain,
         // The models are those that there are keys for.

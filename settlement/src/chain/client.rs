@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cocoon_protocol::{Digest, TonAddress};
+use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::wire::{self, Envelope};
 use super::{
-    AccountState, BlockRef, Chain, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
+    AccountState, BlockRef, Chain, ChainError, MethodResult, Prices, StackItem, Supply,
+    TransactionSummary,
 };
 
 /// A whole exchange may take this long.
@@ -79,6 +80,44 @@ impl DevnetClient {
     /// Makes blocks on a timer again. Devnet only.
     pub async fn resume(&self) -> Result<wire::Head, ChainError> {
         self.post(wire::PATH_RESUME, &(), true).await
+    }
+
+    /// Coins from the faucet, in a block made for them. Returns the faucet's transaction. Devnet only.
+    pub async fn give(
+        &self,
+        address: TonAddress,
+        nanoton: NanoTon,
+    ) -> Result<TransactionSummary, ChainError> {
+        self.post(
+            wire::PATH_FAUCET,
+            &wire::GiftRequest { address, nanoton },
+            false,
+        )
+        .await
+    }
+
+    /// Makes a key block now. Devnet only.
+    pub async fn key_block(&self, new_validators: bool) -> Result<BlockRef, ChainError> {
+        self.post(
+            wire::PATH_KEY_BLOCK,
+            &wire::KeyBlockRequest { new_validators },
+            false,
+        )
+        .await
+    }
+
+    /// Tells a liteserver (`None`: all of them) what to do wrong. Devnet only.
+    pub async fn set_faults(
+        &self,
+        server: Option<usize>,
+        faults: crate::devnet::Faults,
+    ) -> Result<wire::FaultsAnswer, ChainError> {
+        self.post(
+            wire::PATH_FAULT,
+            &wire::FaultRequest { server, faults },
+            true,
+        )
+        .await
     }
 
     /// Where all coins are. Devnet only.

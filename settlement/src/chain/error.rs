@@ -1,6 +1,6 @@
 //! What can go wrong between a node and a chain.
 
-use cocoon_protocol::{NanoTon, TonAddress};
+use cocoon_protocol::{NanoTon, TonAddress, UnixMillis};
 
 /// An error of the chain, of the way to it, or of what it answered.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,25 @@ pub enum ChainError {
         exit_code: Option<i32>,
         action_result: Option<i32>,
     },
+    /// No head of the chain can be verified: a newer form of blocks or signatures, wrong proofs, or nobody answers.
+    /// Nothing that was proved before is lost.
+    #[error(
+        "the chain's head cannot be verified since unix second {} (last verified: masterchain block {last_seqno}): {reason}",
+        since.seconds()
+    )]
+    Unverifiable {
+        /// When a head was verified last, by this machine's clock.
+        since: UnixMillis,
+        /// The last masterchain block that was verified.
+        last_seqno: u32,
+        reason: String,
+    },
+    /// An account has more transactions than one call walks back over; ask from a later one on.
+    #[error("{account} has more than {walked} transactions after the one named")]
+    HistoryTooLong { account: TonAddress, walked: usize },
+    /// A devnet's directory that this program cannot continue.
+    #[error("the devnet in {directory} cannot be continued: {reason}")]
+    Directory { directory: String, reason: String },
     /// The server failed inside; its log says more.
     #[error("the chain failed inside: {reason}")]
     Internal { reason: String },
@@ -95,6 +114,7 @@ impl ChainError {
             Self::Unreachable { .. }
                 | Self::Busy { .. }
                 | Self::NotSeenInTime { .. }
+                | Self::Unverifiable { .. }
                 | Self::Internal { .. }
         )
     }

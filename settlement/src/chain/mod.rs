@@ -1,11 +1,14 @@
 //! How a node talks to a chain, whichever it is.
 //!
 //! [`Chain`] is the whole of it: read the head, a block, an account, its transactions; run a get method; send an
-//! external message. [`DevnetClient`] is the chain behind `cocoon devnet`, [`LocalChain`] the same devnet inside this
-//! process, for tests and simulations.
+//! external message. [`LiteChain`] asks liteservers and believes proofs: it is how nodes talk to any TON network.
+//! [`DevnetClient`] is the HTTP interface of `cocoon devnet`, [`LocalChain`] the same devnet inside this process; both are
+//! for tests, tools and simulations.
 
 mod client;
 mod error;
+pub(crate) mod getter;
+pub mod lite;
 mod local;
 mod prices;
 mod standing;
@@ -19,6 +22,7 @@ use cocoon_protocol::{Digest, TonAddress};
 
 pub use client::DevnetClient;
 pub use error::ChainError;
+pub use lite::{LiteChain, LiteError, LiteSettings, ServerState};
 pub use local::LocalChain;
 pub use prices::Prices;
 pub use standing::ChainStanding;
@@ -44,6 +48,16 @@ pub trait Chain: Send + Sync {
 
     /// An account after the newest block; `None` where nothing ever arrived.
     async fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError>;
+
+    /// An account as it was proved last, if the newest state cannot be had now and that was not longer ago than `max_age`.
+    /// For whoever may go on within a limit of risk while the chain's head cannot be verified.
+    async fn account_within(
+        &self,
+        address: TonAddress,
+        _max_age: Duration,
+    ) -> Result<Option<AccountState>, ChainError> {
+        self.account(address).await
+    }
 
     /// Hands an external message to the network and returns its hash, which the transaction will name as its
     /// `in_message`. Success means "accepted for a block", not "done". The same message sent again while it waits
@@ -72,6 +86,11 @@ pub trait Chain: Send + Sync {
     /// How far the answers can be trusted at this moment. No network call: what the last calls showed.
     fn standing(&self) -> ChainStanding {
         ChainStanding::Trusted
+    }
+
+    /// The servers behind it and what each is worth, where there are several. No network call.
+    fn servers(&self) -> Vec<ServerState> {
+        Vec::new()
     }
 }
 

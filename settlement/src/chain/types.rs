@@ -68,6 +68,13 @@ pub struct TransactionSummary {
     pub block: u32,
     /// Hash of the message that caused it, as returned by [`Chain::send_external`](super::Chain::send_external).
     pub in_message: Option<Digest>,
+    /// That message's body as a bag of cells, where the client tells it. Commits are read from it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "base64_option"
+    )]
+    pub in_body: Option<Vec<u8>>,
     /// Who sent that message; `None` for an external one.
     pub source: Option<TonAddress>,
     /// What that message carried.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ChainError;
 use super::types::StackItem;
-use cocoon_protocol::{Digest, TonAddress};
+use cocoon_protocol::{Digest, NanoTon, TonAddress};
 
 /// Largest request or answer body in bytes. A full external message (64 KiB) fits after base64.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -24,6 +24,9 @@ pub const PATH_SEND: &str = "/api/sendBoc";
 pub const PATH_METHOD: &str = "/api/runGetMethod";
 pub const PATH_PRICES: &str = "/dev/prices";
 pub const PATH_SUPPLY: &str = "/dev/supply";
+pub const PATH_FAULT: &str = "/dev/fault";
+pub const PATH_FAUCET: &str = "/dev/faucet";
+pub const PATH_KEY_BLOCK: &str = "/dev/key-block";
 pub const PATH_ADVANCE: &str = "/dev/advance";
 pub const PATH_PAUSE: &str = "/dev/pause";
 pub const PATH_RESUME: &str = "/dev/resume";
@@ -85,6 +88,43 @@ pub struct AdvanceRequest {
     /// Seconds the chain's clock jumps ahead before the first of them, and stays ahead.
     #[serde(default)]
     pub seconds: u32,
+}
+
+/// Coins from the faucet.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GiftRequest {
+    pub address: TonAddress,
+    #[serde(with = "decimal_nano")]
+    pub nanoton: NanoTon,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeyBlockRequest {
+    /// Whether other validators sign from the block after it on.
+    #[serde(default)]
+    pub new_validators: bool,
+}
+
+/// What a liteserver is to do wrong.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FaultRequest {
+    /// Its number in the global config; all of them where there is none.
+    #[serde(default)]
+    pub server: Option<usize>,
+    pub faults: crate::devnet::Faults,
+}
+
+/// What each liteserver does wrong.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FaultsAnswer {
+    pub liteservers: Vec<crate::devnet::Faults>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TransactionQuery {
+    pub account: TonAddress,
+    #[serde(with = "decimal")]
+    pub lt: u64,
 }
 
 /// `{"ok": true, "result": …}` or `{"ok": false, "error": …}`.

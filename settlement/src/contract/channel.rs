@@ -1,20 +1,19 @@
 //! The payment channel of one (client, worker) pair. Protocol, states and exit codes: `contracts/channel.tolk`.
 
-use cocoon_protocol::voucher::SignedVoucher;
+use cocoon_protocol::voucher::{SignedRelease, SignedVoucher, VOUCHER_VERSION};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
-use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::models::StateInit;
 
-use super::channel_code;
 use super::encoding::{
-    address_of, digest, encoding, load_address, load_coins, state_init, store_address, store_coins,
+    address_of, encoding, load_address, load_coins, state_init, store_address, store_coins,
 };
 use super::message::{OutMessage, external};
-use crate::chain::{AccountStatus, Chain, ChainError};
+use super::{account, channel_code};
+use crate::chain::{Chain, ChainError};
 
-/// Version of the contract and of the bytes a voucher signs.
-pub const CONTRACT_VERSION: u8 = 1;
+/// Version of the contract and of the bytes that vouchers and releases sign.
+pub const CONTRACT_VERSION: u8 = VOUCHER_VERSION;
 /// Smallest claim the contract takes (`MIN_CLAIM` in its source).
 pub const MIN_CLAIM: NanoTon = NanoTon::from_nano(5_000_000);
 /// What is kept in a channel for rent (`RESERVE` in its source).
@@ -26,6 +25,7 @@ const OP_TOP_UP: u32 = 0x746f_7031;
 const OP_START_CLOSE: u32 = 0x636c_7331;
 const OP_FINISH: u32 = 0x6669_6e31;
 const OP_CLAIM: u32 = 0x636c_6d31;
+const OP_RELEASE: u32 = 0x7265_6c31;
 
 /// What a channel is deployed with and never changes. It decides the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct ChannelState {
 }
 
 impl ChannelState {
-    /// What the deposit can still pay. Rent takes about 0.0007 TON a year from it; the contract has room for that and
+    /// What the deposit can still pay. Rent takes about 0.001 TON a year from it; the contract has room for that and
     /// for the import fee of claims.
     pub fn available(&self) -> NanoTon {
         if self.finished {
@@ -115,41 +115,19 @@ pub async fn fetch_channel(
     chain: &dyn Chain,
     address: TonAddress,
 ) -> Result<Option<ChannelState>, ChainError> {
-    const EXPECTED: &str = "channel";
-    let Some(account) = chain.account(address).await? else {
+    let Some(found) = account::fetch(chain, address, channel_code()?, "channel").await? else {
         return Ok(None);
     };
-    if account.status != AccountStatus::Active {
-        return Ok(None);
-    }
-    let (Some(code_hash), Some(data)) = (account.code_hash, account.data) else {
-        return Ok(None);
-    };
-    if code_hash != digest(channel_code()?.repr_hash()) {
-        return Err(ChainError::ForeignCode {
-            address,
-            expected: EXPECTED,
-            code_hash,
-        });
-    }
-    let bad = |reason: String| ChainError::BadData {
-        address,
-        expected: EXPECTED,
-        reason,
-    };
-    let cell = Boc::decode(&data).map_err(|error| bad(error.to_string()))?;
-    let stored = decode(&cell).map_err(|error| bad(error.to_string()))?;
-    if stored.terms.address()? != address {
-        return Err(bad("the terms belong to another address".to_owned()));
-    }
+    let stored = found.read(decode)?;
+    found.belongs_to(stored.terms.address()?)?;
     Ok(Some(ChannelState {
         address,
         terms: stored.terms,
-        balance: account.balance,
+        balance: found.balance,
         claimed: stored.claimed,
         close_at: (stored.close_at != 0).then_some(stored.close_at),
         finished: stored.finished,
-        last_lt: account.last_lt,
+        last_lt: found.last_lt,
     }))
 }
 
@@ -222,9 +200,28 @@ pub fn finish_message(channel: TonAddress) -> Result<OutMessage, ChainError> {
     Ok(OutMessage::call(channel, CLOSE_FEE, body(OP_FINISH)?))
 }
 
+/// Closes at once, with the client's signature: the worker gets what the release says less what it has claimed, the
+/// client everything else, and nothing is left but the reserve. Only the worker's wallet may send it. What the coins
+/// sent along do not pay of gas and messages (0.0006 TON at 2026 prices) comes back with the payout.
+pub fn release_message(release: &SignedRelease) -> Result<OutMessage, ChainError> {
+    let build = || {
+        let mut body = CellBuilder::new();
+        body.store_u32(OP_RELEASE)?;
+        body.store_u64(0)?;
+        store_coins(&mut body, release.release.cumulative)?;
+        body.store_raw(&release.signature, 512)?;
+        body.build()
+    };
+    Ok(OutMessage::call(
+        release.release.channel,
+        CLOSE_FEE,
+        build().map_err(encoding("release"))?,
+    ))
+}
+
 /// The external message that claims a voucher, as a bag of cells. It needs no wallet and no key: the voucher speaks.
 ///
-/// The worker receives the newly claimed amount less the fees: 0.000420003 TON at the devnet's prices. The exact
+/// The worker receives the newly claimed amount less the fees: 0.000426669 TON at the devnet's prices. The exact
 /// amount is the `value` of the one transfer in the channel's transaction.
 pub fn claim_message(voucher: &SignedVoucher) -> Result<Vec<u8>, ChainError> {
     let build = || {

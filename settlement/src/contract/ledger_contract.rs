@@ -2,16 +2,15 @@
 
 use cocoon_protocol::{Digest, NanoTon, PublicKey32, TonAddress};
 use ed25519_dalek::{Signer, SigningKey};
-use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::models::StateInit;
 
 use super::encoding::{
     address_of, digest, encoding, load_address, load_coins, state_init, store_address, store_coins,
 };
-use super::ledger_code;
 use super::message::{OutMessage, external};
-use crate::chain::{AccountStatus, Chain, ChainError};
+use super::{account, ledger_code};
+use crate::chain::{Chain, ChainError};
 
 /// Roots the contract remembers: the newest and those before it.
 pub const KEPT_ROOTS: usize = 4;
@@ -134,40 +133,15 @@ pub async fn fetch_ledger(
     chain: &dyn Chain,
     address: TonAddress,
 ) -> Result<Option<LedgerState>, ChainError> {
-    const EXPECTED: &str = "ledger";
-    let Some(account) = chain.account(address).await? else {
+    let Some(found) = account::fetch(chain, address, ledger_code()?, "ledger").await? else {
         return Ok(None);
     };
-    if account.status != AccountStatus::Active {
-        return Ok(None);
-    }
-    let (Some(code_hash), Some(data)) = (account.code_hash, account.data) else {
-        return Ok(None);
-    };
-    if code_hash != digest(ledger_code()?.repr_hash()) {
-        return Err(ChainError::ForeignCode {
-            address,
-            expected: EXPECTED,
-            code_hash,
-        });
-    }
-    let bad = |reason: String| ChainError::BadData {
-        address,
-        expected: EXPECTED,
-        reason,
-    };
-    let cell = Boc::decode(&data).map_err(|error| bad(error.to_string()))?;
-    let state = decode(&cell, address, account.balance, account.last_lt)
-        .map_err(|error| bad(error.to_string()))?;
-    if (LedgerTerms {
+    let state = found.read(|data| decode(data, address, found.balance, found.last_lt))?;
+    let terms = LedgerTerms {
         owner: state.owner,
         key: state.key,
-    })
-    .address()?
-        != address
-    {
-        return Err(bad("the terms belong to another address".to_owned()));
-    }
+    };
+    found.belongs_to(terms.address()?)?;
     Ok(Some(state))
 }
 

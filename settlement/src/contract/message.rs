@@ -73,6 +73,28 @@ impl OutMessage {
         self.value
     }
 
+    /// The same message with other coins: for whoever knows better what it costs.
+    #[must_use]
+    pub fn with_value(self, value: NanoTon) -> Self {
+        Self { value, ..self }
+    }
+
+    /// The same message with other words.
+    #[must_use]
+    pub fn with_body(self, body: Cell) -> Self {
+        Self { body, ..self }
+    }
+
+    /// What it says.
+    pub fn body(&self) -> &Cell {
+        &self.body
+    }
+
+    /// The code it brings along.
+    pub fn state_init(&self) -> Option<&StateInit> {
+        self.init.as_ref()
+    }
+
     /// As a wallet stores it among its actions: source, times and fees are filled in by the network.
     pub(crate) fn to_cell(&self) -> Result<Cell, ChainError> {
         let info = RelaxedMsgInfo::Int(RelaxedIntMsgInfo {

@@ -3,10 +3,14 @@
 //! What they *do* is written in `contracts/*.tolk` and executed by a TVM; nothing of it is repeated here. The compiled
 //! code is committed next to the sources and pinned by hash, and an account with any other code is refused.
 
+mod account;
 mod channel;
 pub(crate) mod encoding;
+pub mod getters;
 mod ledger_contract;
 mod message;
+mod opener;
+pub mod registry;
 
 use std::sync::LazyLock;
 
@@ -18,7 +22,8 @@ use crate::chain::ChainError;
 
 pub use channel::{
     CHANNEL_RESERVE, CONTRACT_VERSION, ChannelState, ChannelTerms, MIN_CLAIM, claim_message,
-    fetch_channel, finish_message, open_message, start_close_message, top_up_message,
+    fetch_channel, finish_message, open_message, release_message, start_close_message,
+    top_up_message,
 };
 pub use ledger_contract::{
     Commit, KEPT_ROOTS, LEDGER_RESERVE, LedgerState, LedgerTerms, commit_message,
@@ -26,6 +31,10 @@ pub use ledger_contract::{
 };
 pub use message::OutMessage;
 pub(crate) use message::external as external_message;
+pub use opener::{
+    MAX_OPENER_ITEMS, MIN_OPENER_ITEM, OPENER_RESERVE, OpenerItem, OpenerNotice, OpenerState,
+    OpenerTerms, Refusal, fetch_opener, open_many_message, refusals,
+};
 
 /// Exit codes of the channel contract, as its source names them.
 pub mod channel_exit {
@@ -38,6 +47,10 @@ pub mod channel_exit {
     pub const DUST: i32 = 112;
     pub const ALREADY_CLOSING: i32 = 113;
     pub const FINISHED: i32 = 114;
+    pub const WORKCHAIN: i32 = 115;
+    pub const NOT_WORKER: i32 = 116;
+    pub const BAGGAGE: i32 = 117;
+    pub const FEE: i32 = 118;
     pub const UNKNOWN_OP: i32 = 0xffff;
 }
 
@@ -51,6 +64,30 @@ pub mod ledger_exit {
     pub const SEQNO: i32 = 112;
     pub const EXPIRED: i32 = 113;
     pub const REGRESS: i32 = 114;
+    pub const WORKCHAIN: i32 = 115;
+    pub const BAGGAGE: i32 = 117;
+    pub const UNKNOWN_OP: i32 = 0xffff;
+}
+
+/// Exit codes of the opener contract, as its source names them.
+pub mod opener_exit {
+    pub const NOT_OWNER: i32 = 108;
+    pub const DUST: i32 = 112;
+    pub const TOO_MANY: i32 = 119;
+    pub const UNKNOWN_OP: i32 = 0xffff;
+}
+
+/// Exit codes of the registry contract, as its source names them.
+pub mod registry_exit {
+    pub const SIGNATURE: i32 = 105;
+    pub const TOO_EARLY: i32 = 109;
+    pub const SEQNO: i32 = 112;
+    pub const EXPIRED: i32 = 113;
+    pub const REGRESS: i32 = 114;
+    pub const WORKCHAIN: i32 = 115;
+    pub const TOO_MANY: i32 = 119;
+    pub const NOT_PENDING: i32 = 120;
+    pub const MALFORMED: i32 = 121;
     pub const UNKNOWN_OP: i32 = 0xffff;
 }
 
@@ -58,6 +95,10 @@ static CHANNEL_CODE: LazyLock<Option<Cell>> =
     LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/channel.boc")).ok());
 static LEDGER_CODE: LazyLock<Option<Cell>> =
     LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/ledger.boc")).ok());
+static OPENER_CODE: LazyLock<Option<Cell>> =
+    LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/opener.boc")).ok());
+static REGISTRY_CODE: LazyLock<Option<Cell>> =
+    LazyLock::new(|| Boc::decode(include_bytes!("../../contracts/registry.boc")).ok());
 
 /// Code of the channel contract.
 pub(crate) fn channel_code() -> Result<Cell, ChainError> {
@@ -67,6 +108,16 @@ pub(crate) fn channel_code() -> Result<Cell, ChainError> {
 /// Code of the ledger contract.
 pub(crate) fn ledger_code() -> Result<Cell, ChainError> {
     committed(&LEDGER_CODE)
+}
+
+/// Code of the opener contract.
+pub(crate) fn opener_code() -> Result<Cell, ChainError> {
+    committed(&OPENER_CODE)
+}
+
+/// Code of the registry contract.
+pub(crate) fn registry_code() -> Result<Cell, ChainError> {
+    committed(&REGISTRY_CODE)
 }
 
 fn committed(code: &LazyLock<Option<Cell>>) -> Result<Cell, ChainError> {
@@ -84,4 +135,14 @@ pub fn channel_code_hash() -> Result<Digest, ChainError> {
 /// Hash of the ledger's code.
 pub fn ledger_code_hash() -> Result<Digest, ChainError> {
     Ok(encoding::digest(ledger_code()?.repr_hash()))
+}
+
+/// Hash of the opener's code.
+pub fn opener_code_hash() -> Result<Digest, ChainError> {
+    Ok(encoding::digest(opener_code()?.repr_hash()))
+}
+
+/// Hash of the registry's code.
+pub fn registry_code_hash() -> Result<Digest, ChainError> {
+    Ok(encoding::digest(registry_code()?.repr_hash()))
 }

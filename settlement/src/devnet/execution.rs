@@ -6,6 +6,7 @@ use tycho_types::cell::{Cell, HashBytes, Lazy};
 use tycho_types::models::{MsgInfo, OptionalAccount, OwnedMessage, ShardAccount};
 
 use super::network::Network;
+use super::record::Place;
 use crate::chain::ChainError;
 use crate::contract::encoding::{nano_ton, standard, std_addr};
 
@@ -143,6 +144,15 @@ pub(super) fn destination(message: &Cell) -> Result<Option<TonAddress>, tycho_ty
     let message = message.parse::<OwnedMessage>()?;
     Ok(match &message.info {
         MsgInfo::Int(info) => standard(&info.dst),
+        MsgInfo::ExtIn(_) | MsgInfo::ExtOut(_) => None,
+    })
+}
+
+/// Which chain's account sent an internal message.
+pub(super) fn sender(message: &Cell) -> Result<Option<Place>, tycho_types::error::Error> {
+    let message = message.parse::<OwnedMessage>()?;
+    Ok(match &message.info {
+        MsgInfo::Int(info) => standard(&info.src).and_then(|address| Place::of(address.workchain)),
         MsgInfo::ExtIn(_) | MsgInfo::ExtOut(_) => None,
     })
 }

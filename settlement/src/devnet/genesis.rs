@@ -1,6 +1,6 @@
-//! Block 0: one wallet with all the coins.
+//! Before block 1: one wallet with all the coins.
 
-use cocoon_protocol::{Digest, NanoTon};
+use cocoon_protocol::{NanoTon, TonAddress};
 use ed25519_dalek::SigningKey;
 use tycho_types::cell::{Cell, CellBuilder, CellFamily, HashBytes, Lazy, Store};
 use tycho_types::models::{
@@ -9,11 +9,9 @@ use tycho_types::models::{
 };
 use tycho_types::num::VarUint56;
 
-use super::block::block_hash;
 use super::execution::broken;
-use super::storage::{self, Batch, META};
-use super::{GLOBAL_ID, LT_PER_BLOCK, MINTED, Meta, encode_account, encode_json};
-use crate::chain::{BlockRef, ChainError};
+use super::{GLOBAL_ID, MINTED};
+use crate::chain::ChainError;
 use crate::contract::encoding::{std_addr, tokens};
 use crate::wallet::Wallet;
 
@@ -25,40 +23,20 @@ pub fn faucet() -> Result<Wallet, ChainError> {
     Wallet::from_key(SigningKey::from_bytes(&FAUCET_SEED), GLOBAL_ID)
 }
 
-pub(super) fn create(unix: u32) -> Result<(Meta, Batch), ChainError> {
+/// The accounts of the base chain before the first block: the faucet.
+pub(super) fn accounts(unix: u32) -> Result<(TonAddress, ShardAccount), ChainError> {
     let faucet = faucet()?;
-    let head = BlockRef {
-        seqno: 0,
-        hash: block_hash(0, Digest::from_bytes([0; 32]), unix, &[]),
-        unix,
-    };
-    let meta = Meta {
-        global_id: GLOBAL_ID,
-        head,
-        next_lt: LT_PER_BLOCK,
-        minted: MINTED.nano(),
-        collected: 0,
-        clock_ahead: 0,
-        in_flight_next: 0,
-    };
     let account = active(&faucet, MINTED, unix).map_err(broken("genesis"))?;
-    let mut batch = Batch::new();
-    batch.insert(
-        storage::account_key(faucet.address()),
-        Some(encode_account(&account)?),
-    );
-    batch.insert(storage::block_key(0), Some(encode_json(&head)?));
-    batch.insert(META.to_vec(), Some(encode_json(&meta)?));
-    Ok((meta, batch))
+    Ok((faucet.address(), account))
 }
 
-/// An account as if a transaction had deployed the wallet in block 0.
+/// An account as if a transaction before the first block had deployed the wallet.
 fn active(
     wallet: &Wallet,
     balance: NanoTon,
     unix: u32,
 ) -> Result<ShardAccount, tycho_types::error::Error> {
-    const LT: u64 = 2;
+    const LT: u64 = 1;
     let balance = CurrencyCollection {
         tokens: tokens(balance),
         ..CurrencyCollection::ZERO
@@ -89,7 +67,8 @@ fn active(
     };
     Ok(ShardAccount {
         account: Lazy::new(&OptionalAccount(Some(account)))?,
+        // No transaction can be asked for, so none is named. C++ wants this below the account's own.
         last_trans_hash: HashBytes::ZERO,
-        last_trans_lt: LT - 1,
+        last_trans_lt: 0,
     })
 }

@@ -1,46 +1,62 @@
-//! A small TON: real contracts in a real TVM, in one process and one directory.
+//! A small TON: real contracts in a real TVM, real blocks with real proofs, in one process and one directory.
 //!
 //! What is real: accounts, cells, messages, transactions, gas, rent and forwarding fees, the wallet contract and ours,
-//! executed by `tycho-executor` under the public parameters of TON's mainnet. What is not: there are no validators, no
-//! shards and no proofs. Whoever runs the process decides what a block is. Blocks come on a timer (see [`serve`]) or
-//! when told ([`Devnet::advance`]); the same messages at the same times give the same blocks.
+//! executed by `tycho-executor` under the public parameters of TON's mainnet; a masterchain and a base chain whose
+//! blocks carry a Merkle update from state to state, a value flow that adds up and, in key blocks, the configuration
+//! with the validators; the validators' signatures. [`serve`] offers all of it to any liteserver client. What is not:
+//! there is one validator, and everybody knows its key ([`VALIDATOR_SEED`]); `docs/devnet.md` has the whole list.
+//! Whoever runs the process decides what a block is. Blocks come on a timer (see [`serve`]) or when told
+//! ([`Devnet::advance`]); the same messages at the same times give the same blocks.
 //!
 //! A block takes the messages left over from the block before, then the external messages that wait, and delivers
-//! what they cause until nothing is left or [`MAX_TRANSACTIONS_PER_BLOCK`] is reached. Its hash covers its number, its
-//! predecessor, its time and its transactions; the hash is the beacon that evidence refers to.
+//! what they cause until nothing is left or [`MAX_TRANSACTIONS_PER_BLOCK`] is reached. Every masterchain block has one
+//! block of the base chain under it, with the same number. The masterchain block's root hash is the beacon that
+//! evidence refers to.
 //!
-//! Coins are created at genesis, all of them in the [`faucet`], whose key is public. They are worth nothing.
+//! Coins are created at genesis, all of them in the [`faucet`], whose key is public. They are worth nothing. Block 1 is
+//! a key block and is made at once, so that clients have something to start from.
 
+mod assemble;
 mod block;
 mod execution;
+mod explorer;
+mod faucet;
 mod genesis;
+mod liteserver;
+mod making;
 mod network;
-mod report;
+mod pages;
+mod reading;
+mod record;
+pub(crate) mod report;
 mod server;
+mod state;
 mod storage;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 
 use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, CellFamily, Load, Store};
-use tycho_types::dict::Dict;
-use tycho_types::models::{MsgInfo, OwnedMessage, ShardAccount};
-use tycho_vm::{VmCaller, VmGetterArgs, VmGetterError};
+use tycho_types::models::{ShardAccount, ShardAccounts};
 
-use self::block::{BlockBuilder, block_hash};
-use self::execution::{BlockContext, broken, carried};
-use self::network::Network;
-use self::storage::{ACCOUNTS, Batch, IN_FLIGHT, META, Scan, Storage};
-use crate::chain::wire::{MAX_STACK_ARGS, MAX_TRANSACTIONS_PER_PAGE};
-use crate::chain::{
-    AccountState, BlockRef, ChainError, MethodResult, Prices, StackItem, Supply, TransactionSummary,
-};
-use crate::contract::encoding::{digest, standard};
+use self::execution::broken;
+use self::network::{Choices, Network};
+use self::record::{BlockRecord, Hashes, Place, Split, hashes};
+use self::state::{Facts, OldBlocks, Tip};
+use self::storage::{ACCOUNTS, Batch, META, RECORDS, Scan, Storage, VERSION};
+use crate::chain::ChainError;
 
+pub use faucet::MAX_GIFT;
 pub use genesis::{FAUCET_SEED, faucet};
+pub use liteserver::{
+    Faults, Fork, LITESERVER_SEED, Liteserver, MAX_CONNECTIONS, MAX_DELAY_MS, MAX_LINKS,
+    MAX_QUERIES_IN_FLIGHT, MAX_QUERY_BYTES, MAX_WAIT_MS, global_config,
+};
+pub use network::{VALIDATOR_SEED, validator_key};
 pub use server::{ServeConfig, serve};
 
 /// This network's ConfigParam 19. No other known network has it.
@@ -53,8 +69,13 @@ pub const MAX_EXTERNAL_BYTES: usize = 65_535;
 pub const MAX_WAITING_EXTERNALS: usize = 1024;
 /// What is left over waits for the next block.
 pub const MAX_TRANSACTIONS_PER_BLOCK: usize = 4096;
-/// Longest name of a get method.
-const MAX_METHOD_NAME: usize = 128;
+/// States that proofs can be made against: those after the newest blocks. Older ones are gone, as on a liteserver that
+/// is not an archive; so are all but the newest after a restart. Blocks stay.
+pub const RETAINED_STATES: usize = 512;
+/// After so many blocks there is a key block of its own accord: about an hour at TON's pace.
+pub const KEY_BLOCK_INTERVAL: u32 = 10_000;
+/// Layout of the directory. 1 had no blocks, only their hashes.
+const STORAGE_VERSION: u32 = 2;
 /// Logical time a block starts at is a multiple of this, as on TON.
 const LT_PER_BLOCK: u64 = 1_000_000;
 
@@ -79,11 +100,10 @@ impl Default for Limits {
 /// The chain's position, written with every block.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Meta {
-    global_id: i32,
-    head: BlockRef,
-    next_lt: u64,
-    minted: u64,
-    collected: u64,
+    /// Number of the newest block.
+    head: u32,
+    /// Seconds since 1970.
+    genesis_unix: u32,
     /// Seconds by which the chain's clock is ahead, after jumps.
     clock_ahead: u32,
     /// Next free index of the messages in flight.
@@ -96,366 +116,229 @@ struct Waiting {
     message: Cell,
 }
 
+/// Whether the next block will be a key block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeyBlock {
+    No,
+    /// One that repeats the configuration.
+    Same,
+    /// One after which other validators sign.
+    NewValidators,
+}
+
+/// The states after one block.
+struct Retained {
+    seqno: u32,
+    states: Split<Cell>,
+}
+
 /// The chain itself. Synchronous; [`LocalChain`](crate::chain::LocalChain) and [`serve`] share one between callers.
 pub struct Devnet {
     network: Network,
     storage: Storage,
     meta: Meta,
+    zero: BlockRecord,
+    tip: Tip,
+    retained: VecDeque<Retained>,
     waiting: VecDeque<Waiting>,
     limits: Limits,
+    key_block: KeyBlock,
+    /// Tells the newest block's number to whoever waits for one.
+    heads: watch::Sender<u32>,
 }
 
 impl Devnet {
-    /// A chain that is gone with the process. `genesis_unix` is the time of block 0.
+    /// A chain that is gone with the process. `genesis_unix` is the time of block 1.
     pub fn in_memory(genesis_unix: u32) -> Result<Self, ChainError> {
-        Self::with_storage(Storage::memory(), genesis_unix)
+        Self::begin(Storage::memory(), genesis_unix)
     }
 
     /// The chain in this directory, continued where it stopped, or a new one.
     pub fn open(directory: &Path, genesis_unix: u32) -> Result<Self, ChainError> {
-        Self::with_storage(Storage::disk(directory)?, genesis_unix)
+        let storage = Storage::disk(directory)?;
+        let refused = |reason: String| ChainError::Directory {
+            directory: directory.display().to_string(),
+            reason,
+        };
+        let Some(meta) = storage.get(META)? else {
+            return Self::begin(storage, genesis_unix);
+        };
+        let version = storage
+            .get(VERSION)?
+            .and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)))
+            .unwrap_or(1);
+        if version != STORAGE_VERSION {
+            return Err(refused(format!(
+                "it is laid out as version {version}, and this program writes version {STORAGE_VERSION}; \
+                 give another directory, or remove this one to start a new chain"
+            )));
+        }
+        let meta = decode_json(&meta)?;
+        Self::resume(storage, meta).map_err(|error| match error {
+            ChainError::Internal { reason } => refused(reason),
+            other => other,
+        })
     }
 
-    fn with_storage(mut storage: Storage, genesis_unix: u32) -> Result<Self, ChainError> {
-        let network = Network::with_global_id(GLOBAL_ID)?;
-        let meta = match storage.get(META)? {
-            Some(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|error| ChainError::Internal {
-                    reason: format!("chain store: {error}"),
-                })?
-            }
-            None => {
-                let (meta, batch) = genesis::create(genesis_unix)?;
-                storage.write(batch, true)?;
-                meta
-            }
+    fn begin(mut storage: Storage, unix: u32) -> Result<Self, ChainError> {
+        let (address, account) = genesis::accounts(unix)?;
+        let mut accounts = ShardAccounts::new();
+        state::put(&mut accounts, address, Some(&account)).map_err(broken("genesis"))?;
+        let (base, bytes) = assemble::zero_base(unix, &accounts).map_err(broken("genesis"))?;
+        let network = Network::with(&choices(unix, 0, hashes(base.repr_hash(), &bytes)))?;
+        let beginning = assemble::beginning(unix, &network, accounts).map_err(broken("genesis"))?;
+        let zero = beginning.tip.record;
+        let mut batch = Batch::new();
+        batch.insert(
+            VERSION.to_vec(),
+            Some(STORAGE_VERSION.to_be_bytes().to_vec()),
+        );
+        batch.insert(
+            storage::account_key(address),
+            Some(encode_account(&account)?),
+        );
+        batch.insert(storage::record_key(0), Some(encode_json(&zero)?));
+        for place in [Place::Base, Place::Master] {
+            batch.insert(
+                storage::block_key(place, 0),
+                Some(beginning.bytes.get(place).clone()),
+            );
+        }
+        // Without a position: a process killed here begins again.
+        storage.write(batch, false)?;
+        let meta = Meta {
+            head: 0,
+            genesis_unix: unix,
+            clock_ahead: 0,
+            in_flight_next: 0,
         };
-        Ok(Self {
+        let mut devnet = Self::with(storage, network, meta, zero, beginning.tip);
+        devnet.key_block = KeyBlock::Same;
+        devnet.advance(unix)?;
+        Ok(devnet)
+    }
+
+    /// Builds the newest state again from the accounts and the records of all blocks, and checks that it is the one
+    /// that the newest block names.
+    fn resume(storage: Storage, meta: Meta) -> Result<Self, ChainError> {
+        let damaged = |what: String| ChainError::Internal {
+            reason: format!("{what}; the directory is damaged"),
+        };
+        let mut records = Vec::new();
+        storage.scan(RECORDS, RECORDS, |_, value| {
+            let record: BlockRecord = decode_json(value)?;
+            records.push(record);
+            Ok(Scan::On)
+        })?;
+        let record = records
+            .pop()
+            .filter(|record| record.seqno == meta.head)
+            .ok_or_else(|| damaged(format!("block {} is missing", meta.head)))?;
+        let zero = *records
+            .first()
+            .ok_or_else(|| damaged("the zero state is missing".to_owned()))?;
+        let entries: Vec<_> = records
+            .iter()
+            .map(|record| {
+                let (extra, value) = state::remembered(record);
+                (record.seqno, extra, value)
+            })
+            .collect();
+        let old_blocks =
+            OldBlocks::try_from_sorted_slice(&entries).map_err(broken("old blocks"))?;
+        let last_key_block = records
+            .iter()
+            .rev()
+            .find(|record| record.key_block && record.seqno > 0)
+            .map(|record| record.external_ref(Place::Master));
+        let mut accounts = Split {
+            base: ShardAccounts::new(),
+            master: ShardAccounts::new(),
+        };
+        storage.scan(ACCOUNTS, ACCOUNTS, |key, value| {
+            let address = storage::account_address(key)
+                .ok_or_else(|| damaged("an account has no address".to_owned()))?;
+            let place = Place::of(address.workchain)
+                .ok_or_else(|| damaged(format!("{address} has no place")))?;
+            let account = decode_account(value)?;
+            state::put(accounts.get_mut(place), address, Some(&account))
+                .map_err(broken("account"))?;
+            Ok(Scan::On)
+        })?;
+        let network = Network::with(&choices(
+            meta.genesis_unix,
+            record.next_validators,
+            zero.hashes.base,
+        ))?;
+        let facts = Facts::of(&record, records.last());
+        let build = || {
+            let base = state::base(&facts, &accounts.base)?;
+            let shards = state::shards(&facts, &record.id(Place::Base))?;
+            let master = state::master(
+                &facts,
+                &accounts.master,
+                &network,
+                shards,
+                &old_blocks,
+                last_key_block.clone(),
+            )?;
+            Ok(Split { base, master })
+        };
+        let states = build().map_err(broken("newest state"))?;
+        for place in [Place::Base, Place::Master] {
+            let found = states.get(place).repr_hash();
+            if found.as_slice() != record.states.get(place).as_bytes() {
+                return Err(damaged(format!(
+                    "the state after block {} does not have the hash that the block names",
+                    record.seqno
+                )));
+            }
+        }
+        let tip = Tip {
+            record,
+            accounts,
+            old_blocks,
+            last_key_block,
+            states,
+        };
+        Ok(Self::with(storage, network, meta, zero, tip))
+    }
+
+    fn with(storage: Storage, network: Network, meta: Meta, zero: BlockRecord, tip: Tip) -> Self {
+        let (heads, _) = watch::channel(tip.record.seqno);
+        let mut devnet = Self {
             network,
             storage,
             meta,
+            zero,
+            retained: VecDeque::new(),
+            tip,
             waiting: VecDeque::new(),
             limits: Limits::default(),
-        })
-    }
-
-    /// See [`Chain::global_id`](crate::chain::Chain::global_id).
-    pub fn global_id(&self) -> i32 {
-        self.meta.global_id
-    }
-
-    /// See [`Chain::prices`](crate::chain::Chain::prices).
-    pub fn prices(&self) -> Prices {
-        self.network.prices
-    }
-
-    /// The newest block.
-    pub fn head(&self) -> BlockRef {
-        self.meta.head
-    }
-
-    /// Seconds by which the chain's clock is ahead of the machine's.
-    pub fn clock_ahead(&self) -> u32 {
-        self.meta.clock_ahead
-    }
-
-    /// The block with this number.
-    pub fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
-        let bytes = self
-            .storage
-            .get(&storage::block_key(seqno))?
-            .ok_or(ChainError::NoSuchBlock { seqno })?;
-        serde_json::from_slice(&bytes).map_err(|error| ChainError::Internal {
-            reason: format!("chain store: {error}"),
-        })
-    }
-
-    /// An account; `None` where nothing ever arrived.
-    pub fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError> {
-        report::account(&self.shard_account(address)?).map_err(broken("account"))
-    }
-
-    fn shard_account(&self, address: TonAddress) -> Result<ShardAccount, ChainError> {
-        match self.storage.get(&storage::account_key(address))? {
-            Some(bytes) => {
-                let cell = Boc::decode(bytes).map_err(|error| ChainError::Internal {
-                    reason: error.to_string(),
-                })?;
-                let mut slice = cell.as_slice().map_err(broken("account"))?;
-                ShardAccount::load_from(&mut slice).map_err(broken("account"))
-            }
-            None => execution::no_account(),
-        }
-    }
-
-    /// Transactions of an account after `after_lt`, oldest first.
-    pub fn transactions(
-        &self,
-        address: TonAddress,
-        after_lt: u64,
-        limit: u16,
-    ) -> Result<Vec<TransactionSummary>, ChainError> {
-        let limit = usize::from(limit.min(MAX_TRANSACTIONS_PER_PAGE));
-        let mut page = Vec::new();
-        if limit == 0 {
-            return Ok(page);
-        }
-        let prefix = storage::transactions_prefix(address);
-        self.storage.scan(
-            &prefix,
-            &storage::transaction_key(address, after_lt),
-            |_, value| {
-                let broken = || ChainError::Internal {
-                    reason: "chain store: transaction".to_owned(),
-                };
-                let (block, boc) = value.split_first_chunk::<4>().ok_or_else(broken)?;
-                let cell = Boc::decode(boc).map_err(|_| broken())?;
-                page.push(
-                    report::transaction(address, u32::from_be_bytes(*block), &cell)
-                        .map_err(|_| broken())?,
-                );
-                Ok(if page.len() < limit {
-                    Scan::On
-                } else {
-                    Scan::Stop
-                })
-            },
-        )?;
-        Ok(page)
-    }
-
-    /// Runs a get method on the newest state.
-    pub fn get_method(
-        &self,
-        address: TonAddress,
-        method: &str,
-        args: &[StackItem],
-    ) -> Result<MethodResult, ChainError> {
-        if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
-            return Err(ChainError::Encoding {
-                what: "get method call",
-                reason: format!(
-                    "at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"
-                ),
-            });
-        }
-        let account = self
-            .shard_account(address)?
-            .load_account()
-            .map_err(broken("account"))?;
-        let account = account.ok_or(ChainError::NoContract { address })?;
-        let arguments = args
-            .iter()
-            .map(|item| report::to_vm(item, 0))
-            .collect::<Result<Vec<_>, _>>()?;
-        let caller = VmCaller {
-            libraries: Dict::new(),
-            behaviour_modifiers: Default::default(),
-            config: self.network.getters.clone(),
+            key_block: KeyBlock::No,
+            heads,
         };
-        let mut conditions = VmGetterArgs::default();
-        conditions.now = self.meta.head.unix;
-        let output = caller
-            .call_getter_ext(&account, method, arguments, &conditions, None)
-            .map_err(|error| match error {
-                VmGetterError::NoCode => ChainError::NoContract { address },
-                VmGetterError::InvalidConfig(error) => ChainError::Internal {
-                    reason: error.to_string(),
-                },
-            })?;
-        if !output.success {
-            return Err(ChainError::GetMethod {
-                address,
-                method: method.to_owned(),
-                exit_code: output.exit_code,
-            });
-        }
-        Ok(MethodResult {
-            stack: report::stack(&output.stack)?,
-            gas_used: output.gas_used,
-        })
+        devnet.retain();
+        devnet
     }
 
-    /// Takes an external message (bag of cells) for the next block if its account accepts it now. It may still be
-    /// dropped there, when another message came first and changed the account's mind.
-    pub fn submit(&mut self, boc: &[u8]) -> Result<Digest, ChainError> {
-        let bad = |reason: String| ChainError::BadMessage { reason };
-        if boc.len() > MAX_EXTERNAL_BYTES {
-            return Err(bad(format!(
-                "{} bytes, at most {MAX_EXTERNAL_BYTES}",
-                boc.len()
-            )));
-        }
-        let message = Boc::decode(boc).map_err(|error| bad(error.to_string()))?;
-        let parsed = message
-            .parse::<OwnedMessage>()
-            .map_err(|error| bad(error.to_string()))?;
-        let MsgInfo::ExtIn(info) = &parsed.info else {
-            return Err(bad("not an external message".to_owned()));
-        };
-        let account =
-            standard(&info.dst).ok_or_else(|| bad("not an ordinary address".to_owned()))?;
-        let hash = digest(message.repr_hash());
-        if self.waiting.iter().any(|waiting| waiting.hash == hash) {
-            return Ok(hash);
-        }
-        if self.waiting.len() >= self.limits.waiting_externals {
-            return Err(ChainError::Busy {
-                waiting: self.waiting.len(),
-            });
-        }
-        let context = self.context(self.meta.head.unix);
-        execution::check(
-            &self.network,
-            context,
-            account,
-            &self.shard_account(account)?,
-            message.clone(),
-        )?;
-        self.waiting.push_back(Waiting {
-            hash,
-            account,
-            message,
+    fn retain(&mut self) {
+        self.retained.push_back(Retained {
+            seqno: self.tip.record.seqno,
+            states: self.tip.states.clone(),
         });
-        Ok(hash)
-    }
-
-    fn context(&self, unix: u32) -> BlockContext {
-        let lt = self.meta.next_lt.next_multiple_of(LT_PER_BLOCK);
-        let seed = Digest::sha256(&[b"seed".as_slice(), self.meta.head.hash.as_bytes()].concat());
-        BlockContext { unix, lt, seed }
-    }
-
-    /// Lowers the limits, to see what congestion does. They cannot be raised above the defaults.
-    pub fn set_limits(&mut self, limits: Limits) {
-        let most = Limits::default();
-        self.limits = Limits {
-            transactions_per_block: limits
-                .transactions_per_block
-                .clamp(1, most.transactions_per_block),
-            waiting_externals: limits.waiting_externals.min(most.waiting_externals),
-        };
-    }
-
-    /// Lets the clock that [`serve`] makes blocks by run ahead of the machine's, from the next block on and for good.
-    pub fn jump(&mut self, seconds: u32) {
-        // Written with the next block.
-        self.meta.clock_ahead = self.meta.clock_ahead.saturating_add(seconds);
-    }
-
-    /// Makes the next block at this time (seconds since 1970), or at the time of the block before if that is later.
-    pub fn advance(&mut self, unix: u32) -> Result<BlockRef, ChainError> {
-        let head = self.meta.head;
-        let unix = unix.max(head.unix);
-        let seqno = head.seqno.checked_add(1).ok_or(ChainError::Internal {
-            reason: "the last block".to_owned(),
-        })?;
-        let mut block = BlockBuilder {
-            context: self.context(unix),
-            seqno,
-            limit: self.limits.transactions_per_block,
-            next_lt: 0,
-            collected: self.meta.collected,
-            accounts: BTreeMap::new(),
-            queue: VecDeque::new(),
-            hashes: Vec::new(),
-            batch: Batch::new(),
-        };
-        block.next_lt = block.context.lt;
-
-        let mut left_over = Vec::new();
-        self.storage.scan(IN_FLIGHT, IN_FLIGHT, |key, value| {
-            left_over.push((
-                key.to_vec(),
-                Boc::decode(value).map_err(|e| ChainError::Internal {
-                    reason: e.to_string(),
-                })?,
-            ));
-            Ok(Scan::On)
-        })?;
-        for (key, message) in left_over {
-            block.batch.insert(key, None);
-            block.queue.push_back(message);
+        if self.retained.len() > RETAINED_STATES {
+            self.retained.pop_front();
         }
-        block.deliver_all(self)?;
-        while block.has_room()
-            && let Some(waiting) = self.waiting.pop_front()
-        {
-            if let Err(error) = block.run(self, waiting.account, &waiting.message, true) {
-                // A message the engine chokes on must not stop the chain.
-                tracing::error!(account = %waiting.account, %error, "external message dropped");
-            }
-            block.deliver_all(self)?;
-        }
-
-        let mut meta = self.meta.clone();
-        for message in std::mem::take(&mut block.queue) {
-            block.batch.insert(
-                storage::in_flight_key(meta.in_flight_next),
-                Some(Boc::encode(&message)),
-            );
-            meta.in_flight_next = meta.in_flight_next.saturating_add(1);
-        }
-        meta.head = BlockRef {
-            seqno,
-            hash: block_hash(seqno, head.hash, unix, &block.hashes),
-            unix,
-        };
-        meta.next_lt = block.next_lt;
-        meta.collected = block.collected;
-        for (address, account) in &block.accounts {
-            block.batch.insert(
-                storage::account_key(*address),
-                account.as_ref().map(encode_account).transpose()?,
-            );
-        }
-        block
-            .batch
-            .insert(storage::block_key(seqno), Some(encode_json(&meta.head)?));
-        block.batch.insert(META.to_vec(), Some(encode_json(&meta)?));
-        // An empty block may be lost with the machine: another one will do.
-        let durable = !block.hashes.is_empty();
-        self.storage.write(block.batch, durable)?;
-        self.meta = meta;
-        Ok(self.meta.head)
     }
+}
 
-    /// Where all coins are.
-    pub fn supply(&self) -> Result<Supply, ChainError> {
-        let overflow = || ChainError::Internal {
-            reason: "more coins than 2^64".to_owned(),
-        };
-        let mut balances = 0u64;
-        self.storage.scan(ACCOUNTS, ACCOUNTS, |_, value| {
-            let cell = Boc::decode(value).map_err(|error| ChainError::Internal {
-                reason: error.to_string(),
-            })?;
-            let mut slice = cell.as_slice().map_err(broken("account"))?;
-            let shard = ShardAccount::load_from(&mut slice).map_err(broken("account"))?;
-            let held = report::account(&shard)
-                .map_err(broken("account"))?
-                .map_or(0, |state| state.balance.nano());
-            balances = balances.checked_add(held).ok_or_else(overflow)?;
-            Ok(Scan::On)
-        })?;
-        let mut in_flight = 0u64;
-        self.storage.scan(IN_FLIGHT, IN_FLIGHT, |_, value| {
-            let cell = Boc::decode(value).map_err(|error| ChainError::Internal {
-                reason: error.to_string(),
-            })?;
-            let (value, fee) = carried(&cell).map_err(broken("message"))?;
-            in_flight = [value, fee]
-                .into_iter()
-                .try_fold(in_flight, |sum, part| sum.checked_add(part.nano()))
-                .ok_or_else(overflow)?;
-            Ok(Scan::On)
-        })?;
-        Ok(Supply {
-            minted: self.meta.minted,
-            balances,
-            in_flight,
-            collected: self.meta.collected,
-        })
+fn choices(genesis_unix: u32, validators: u32, zero_state: Hashes) -> Choices {
+    Choices {
+        global_id: GLOBAL_ID,
+        genesis_unix,
+        validators,
+        zero_state,
     }
 }
 
@@ -465,10 +348,24 @@ fn encode_json<T: Serialize>(value: &T) -> Result<Vec<u8>, ChainError> {
     })
 }
 
+fn decode_json<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, ChainError> {
+    serde_json::from_slice(bytes).map_err(|error| ChainError::Internal {
+        reason: format!("chain store: {error}"),
+    })
+}
+
 fn encode_account(account: &ShardAccount) -> Result<Vec<u8>, ChainError> {
     let mut builder = CellBuilder::new();
     account
         .store_into(&mut builder, Cell::empty_context())
         .map_err(broken("account"))?;
     Ok(Boc::encode(builder.build().map_err(broken("account"))?))
+}
+
+fn decode_account(bytes: &[u8]) -> Result<ShardAccount, ChainError> {
+    let cell = Boc::decode(bytes).map_err(|error| ChainError::Internal {
+        reason: format!("chain store: account: {error}"),
+    })?;
+    let mut slice = cell.as_slice().map_err(broken("account"))?;
+    ShardAccount::load_from(&mut slice).map_err(broken("account"))
 }

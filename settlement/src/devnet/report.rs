@@ -3,7 +3,7 @@
 use cocoon_protocol::{NanoTon, TonAddress};
 use num_bigint::BigInt;
 use tycho_types::boc::Boc;
-use tycho_types::cell::{Cell, CellBuilder};
+use tycho_types::cell::{Cell, CellBuilder, CellSlice};
 use tycho_types::error::Error;
 use tycho_types::models::{
     AccountState as State, ComputePhase, MsgInfo, OwnedMessage, ShardAccount, Transaction, TxInfo,
@@ -20,7 +20,7 @@ const MAX_TUPLE_DEPTH: u8 = 8;
 /// Most values in one tuple of a result, and on a result's stack.
 const MAX_VALUES: usize = 256;
 
-pub(super) fn account(shard: &ShardAccount) -> Result<Option<AccountState>, Error> {
+pub(crate) fn account(shard: &ShardAccount) -> Result<Option<AccountState>, Error> {
     let Some(account) = shard.load_account()? else {
         return Ok(None);
     };
@@ -48,7 +48,7 @@ pub(super) fn account(shard: &ShardAccount) -> Result<Option<AccountState>, Erro
     }))
 }
 
-pub(super) fn transaction(
+pub(crate) fn transaction(
     account: TonAddress,
     block: u32,
     cell: &Cell,
@@ -64,6 +64,7 @@ pub(super) fn transaction(
             .in_msg
             .as_ref()
             .map(|message| digest(message.repr_hash())),
+        in_body: None,
         source: None,
         value: NanoTon::ZERO,
         bounced: false,
@@ -74,6 +75,11 @@ pub(super) fn transaction(
         success: false,
         sent: Vec::new(),
     };
+    if let Some(message) = &transaction.in_msg {
+        let body = message.parse::<OwnedMessage>()?.body;
+        let body = CellBuilder::build_from(CellSlice::apply(&body)?)?;
+        summary.in_body = Some(Boc::encode(&body));
+    }
     if let Some(message) = &transaction.in_msg
         && let MsgInfo::Int(info) = message.parse::<OwnedMessage>()?.info
     {
@@ -115,7 +121,7 @@ fn bad_argument(reason: &str) -> ChainError {
     }
 }
 
-pub(super) fn to_vm(item: &StackItem, depth: u8) -> Result<RcStackValue, ChainError> {
+pub(crate) fn to_vm(item: &StackItem, depth: u8) -> Result<RcStackValue, ChainError> {
     if depth > MAX_TUPLE_DEPTH {
         return Err(bad_argument("tuples are nested too deep"));
     }
@@ -137,7 +143,7 @@ pub(super) fn to_vm(item: &StackItem, depth: u8) -> Result<RcStackValue, ChainEr
     })
 }
 
-pub(super) fn stack(values: &[RcStackValue]) -> Result<Vec<StackItem>, ChainError> {
+pub(crate) fn stack(values: &[RcStackValue]) -> Result<Vec<StackItem>, ChainError> {
     if values.len() > MAX_VALUES {
         return Err(ChainError::Internal {
             reason: format!("get method left {} values", values.len()),

@@ -3,6 +3,7 @@
 //! The interface is described in `docs/devnet-api.md`. It has no authentication and is meant for loopback.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +20,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::Devnet;
+use super::{Devnet, Liteserver, global_config, pages};
 use crate::chain::wire::{
-    self, AccountAnswer, AccountQuery, AdvanceRequest, BlockQuery, Envelope, Fault, Head,
-    MAX_BODY_BYTES, MethodRequest, SendAnswer, SendRequest, TransactionsQuery, WireError,
+    self, AccountAnswer, AccountQuery, AdvanceRequest, BlockQuery, Envelope, Fault, FaultRequest,
+    FaultsAnswer, GiftRequest, Head, KeyBlockRequest, MAX_BODY_BYTES, MethodRequest, SendAnswer,
+    SendRequest, TransactionsQuery, WireError,
 };
 use crate::chain::{ChainError, LocalChain};
 
@@ -30,6 +32,10 @@ use crate::chain::{ChainError, LocalChain};
 const MAX_CONCURRENT_CALLS: usize = 16;
 /// Most blocks one call may ask for.
 const MAX_BLOCKS_PER_ADVANCE: u32 = 1000;
+/// Most liteservers of one devnet.
+const MAX_LITESERVERS: usize = 16;
+/// Name of the global config, over HTTP and in the directory.
+const GLOBAL_CONFIG: &str = "global.config.json";
 /// Transactions of a page where the caller does not say.
 const DEFAULT_PAGE: u16 = 20;
 
@@ -40,26 +46,31 @@ pub struct ServeConfig {
     pub directory: PathBuf,
     /// Time between two blocks, empty or not. TON makes one about every 0.4 s since 2026.
     pub block_interval: Duration,
-    /// Whether to wait for `resume` or `advance` before the first block.
+    /// Whether to wait for `resume` or `advance` before the next block.
     pub start_paused: bool,
+    /// Where liteservers listen, one for each address; port 0 means any that is free. `GET /global.config.json` names
+    /// them, and so does the file of that name in the directory.
+    pub liteservers: Vec<SocketAddr>,
 }
 
 impl ServeConfig {
-    /// The default pace: a block every 400 ms.
+    /// The default pace, a block every 400 ms, and one liteserver on a free port of loopback.
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
             block_interval: Duration::from_millis(400),
             start_paused: false,
+            liteservers: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         }
     }
 }
 
 #[derive(Clone)]
-struct Service {
-    chain: LocalChain,
-    paused: Arc<AtomicBool>,
+pub(super) struct Service {
+    pub(super) chain: LocalChain,
+    pub(super) paused: Arc<AtomicBool>,
     calls: Arc<Semaphore>,
+    liteservers: Arc<Vec<Liteserver>>,
 }
 
 /// Serves the chain in `config.directory` on `listener` until `shutdown` completes. Returns early only when the chain
@@ -77,8 +88,11 @@ pub async fn serve(
         })??;
     let head = devnet.head();
     tracing::info!(seqno = head.seqno, hash = %head.hash, "devnet open");
+    let chain = LocalChain::new(devnet);
+    let liteservers = listen(&chain, &config).await?;
     let service = Service {
-        chain: LocalChain::new(devnet),
+        chain,
+        liteservers: Arc::new(liteservers),
         paused: Arc::new(AtomicBool::new(config.start_paused)),
         calls: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
     };
@@ -91,10 +105,11 @@ pub async fn serve(
             _ = stopped => {}
         }
     });
+    let liteservers = service.liteservers.clone();
     let blocks = make_blocks(service, config.block_interval);
     tokio::pin!(blocks);
     let mut http = std::pin::pin!(http.into_future());
-    tokio::select! {
+    let ended = tokio::select! {
         result = &mut http => result.map_err(|error| ChainError::Internal { reason: error.to_string() }),
         Err(error) = &mut blocks => {
             drop(stop);
@@ -102,7 +117,42 @@ pub async fn serve(
             let _ = http.await;
             Err(error)
         }
+    };
+    for liteserver in liteservers.iter() {
+        liteserver.close().await;
     }
+    ended
+}
+
+/// Starts the liteservers and writes down where they are.
+async fn listen(chain: &LocalChain, config: &ServeConfig) -> Result<Vec<Liteserver>, ChainError> {
+    if config.liteservers.len() > MAX_LITESERVERS {
+        return Err(ChainError::Encoding {
+            what: "devnet",
+            reason: format!("at most {MAX_LITESERVERS} liteservers"),
+        });
+    }
+    let mut liteservers = Vec::new();
+    for (number, address) in (0u32..).zip(&config.liteservers) {
+        let liteserver = Liteserver::bind(chain.clone(), *address, number)
+            .await
+            .map_err(|error| ChainError::Unreachable {
+                endpoint: address.to_string(),
+                attempts: 1,
+                reason: format!("cannot listen there: {error}"),
+            })?;
+        tracing::info!(address = %liteserver.address(), "liteserver listens");
+        liteservers.push(liteserver);
+    }
+    let text = global_config(&chain.devnet(), &liteservers)?.to_string();
+    let path = config.directory.join(GLOBAL_CONFIG);
+    tokio::fs::write(&path, text)
+        .await
+        .map_err(|error| ChainError::Directory {
+            directory: config.directory.display().to_string(),
+            reason: format!("cannot write {GLOBAL_CONFIG}: {error}"),
+        })?;
+    Ok(liteservers)
 }
 
 /// Makes a block per tick; ends only with an error.
@@ -133,13 +183,13 @@ fn unix_now() -> u32 {
 }
 
 /// The chain's clock: the machine's, and the jumps it was told to make.
-fn chain_now(devnet: &Devnet) -> u32 {
+pub(super) fn chain_now(devnet: &Devnet) -> u32 {
     unix_now().saturating_add(devnet.clock_ahead())
 }
 
 impl Service {
     /// Runs something on the chain, off the threads that serve sockets.
-    async fn work<T: Send + 'static>(
+    pub(super) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Devnet) -> Result<T, ChainError> + Send + 'static,
     ) -> Result<T, ChainError> {
@@ -228,6 +278,11 @@ fn router(service: Service) -> Router {
             wire::PATH_RESUME,
             post(|State(service): State<Service>| set_paused(service, false)),
         )
+        .route("/global.config.json", get(config))
+        .route(wire::PATH_FAULT, get(faults).post(set_faults))
+        .route(wire::PATH_FAUCET, post(give))
+        .route(wire::PATH_KEY_BLOCK, post(key_block))
+        .merge(pages::routes())
         .fallback(|| async { bad_request("no such call; see docs/devnet-api.md".to_owned()) })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(service)
@@ -349,4 +404,89 @@ async fn advance(
 async fn set_paused(service: Service, paused: bool) -> Response {
     service.paused.store(paused, Ordering::Relaxed);
     service.head().await
+}
+
+async fn config(State(service): State<Service>) -> Response {
+    let liteservers = service.liteservers.clone();
+    match service
+        .work(move |devnet| global_config(devnet, &liteservers))
+        .await
+    {
+        // As it is: clients read this, not an envelope.
+        Ok(config) => Json(config).into_response(),
+        Err(error) => refuse(WireError::from(&error)),
+    }
+}
+
+async fn faults(State(service): State<Service>) -> Response {
+    let faults = service.liteservers.iter().map(Liteserver::faults).collect();
+    service
+        .answer(move |_| {
+            Ok(FaultsAnswer {
+                liteservers: faults,
+            })
+        })
+        .await
+}
+
+async fn set_faults(
+    State(service): State<Service>,
+    body: Result<Json<FaultRequest>, JsonRejection>,
+) -> Response {
+    let request = match body {
+        Ok(Json(request)) => request,
+        Err(error) => return bad_request(error.body_text()),
+    };
+    match request.server {
+        Some(number) => match service.liteservers.get(number) {
+            Some(liteserver) => liteserver.set_faults(request.faults),
+            None => {
+                return bad_request(format!(
+                    "there is no liteserver {number}; there are {}",
+                    service.liteservers.len()
+                ));
+            }
+        },
+        None => {
+            for liteserver in service.liteservers.iter() {
+                liteserver.set_faults(request.faults);
+            }
+        }
+    }
+    faults(State(service)).await
+}
+
+async fn give(
+    State(service): State<Service>,
+    body: Result<Json<GiftRequest>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(request)) => {
+            service
+                .answer(move |devnet| {
+                    let unix = chain_now(devnet);
+                    devnet.give(request.address, request.nanoton, unix)
+                })
+                .await
+        }
+        Err(error) => bad_request(error.body_text()),
+    }
+}
+
+async fn key_block(
+    State(service): State<Service>,
+    body: Result<Json<KeyBlockRequest>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(request)) => {
+            service
+                .answer(move |devnet| {
+                    devnet.request_key_block(request.new_validators);
+                    let unix = chain_now(devnet);
+                    devnet.advance(unix)
+                })
+                .await
+        }
+        Err(error) => bad_request(error.body_text()),
+    }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use cocoon_protocol::TonAddress;
 use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 
+use super::record::Place;
 use crate::chain::ChainError;
 
 pub(super) enum Storage {
@@ -115,17 +116,40 @@ pub(super) enum Scan {
     Stop,
 }
 
-/// Number, clock and sums of the chain.
+/// Number and clock of the chain.
 pub(super) const META: &[u8] = b"m";
+/// How everything is laid out, a big-endian `u32`. Directories from before it was written lack it.
+pub(super) const VERSION: &[u8] = b"v";
+/// Records of blocks start with this.
+pub(super) const RECORDS: &[u8] = b"b";
 pub(super) const ACCOUNTS: &[u8] = b"a";
 pub(super) const IN_FLIGHT: &[u8] = b"q";
 
-pub(super) fn block_key(seqno: u32) -> Vec<u8> {
-    [b"b".as_slice(), &seqno.to_be_bytes()].concat()
+pub(super) fn record_key(seqno: u32) -> Vec<u8> {
+    [RECORDS, &seqno.to_be_bytes()].concat()
+}
+
+/// The bytes of a block; with number 0, of a zero state.
+pub(super) fn block_key(place: Place, seqno: u32) -> Vec<u8> {
+    [
+        b"B".as_slice(),
+        &place.workchain().to_be_bytes(),
+        &seqno.to_be_bytes(),
+    ]
+    .concat()
 }
 
 pub(super) fn account_key(address: TonAddress) -> Vec<u8> {
     [ACCOUNTS, &address.workchain.to_be_bytes(), &address.hash].concat()
+}
+
+/// The address in an account's key.
+pub(super) fn account_address(key: &[u8]) -> Option<TonAddress> {
+    let (workchain, hash) = key.strip_prefix(ACCOUNTS)?.split_first_chunk::<1>()?;
+    Some(TonAddress {
+        workchain: i8::from_be_bytes(*workchain),
+        hash: hash.try_into().ok()?,
+    })
 }
 
 /// All transactions of an account start with this.

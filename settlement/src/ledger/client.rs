@@ -15,7 +15,7 @@ use super::{
     channel_key,
 };
 use crate::contract::ChannelTerms;
-use crate::store::{Store, WriteBatch, for_each, load, load_range};
+use crate::store::{Latest, Store, WriteBatch, for_each, load, load_range};
 
 /// See the [module's documentation](super).
 ///
@@ -62,6 +62,18 @@ impl<S: Store> ClientLedger<S> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The end of every method that writes: see the worker's.
+    fn finish(&self, writing: MutexGuard<'_, ()>, batch: WriteBatch) -> Result<(), LedgerError> {
+        let ticket = self.store.submit(batch)?;
+        drop(writing);
+        Ok(self.store.wait(ticket)?)
+    }
+
+    /// The store as the holder of the lock sees it.
+    fn latest(&self) -> Latest<'_, S> {
+        Latest(&self.store)
+    }
+
     /// Records a channel **before** the transfer that deploys it is sent, so that after a crash nobody deposits twice.
     ///
     /// # Errors
@@ -72,8 +84,12 @@ impl<S: Store> ClientLedger<S> {
         opening: ChannelOpening,
         now: UnixMillis,
     ) -> Result<ClientChannel, LedgerError> {
-        let _writing = self.begin();
-        if self.channel(&opening.address)?.is_some() {
+        let writing = self.begin();
+        if self
+            .latest()
+            .get(super::CLIENT_CHANNELS, &channel_key(&opening.address))?
+            .is_some()
+        {
             return Err(LedgerError::ChannelConflict(opening.address));
         }
         let mut count = 0_usize;
@@ -105,7 +121,7 @@ impl<S: Store> ClientLedger<S> {
             worker: opening.worker,
             channel: opening.address,
         });
-        self.store.commit(batch)?;
+        self.finish(writing, batch)?;
         Ok(channel)
     }
 
@@ -192,14 +208,13 @@ impl<S: Store> ClientLedger<S> {
         address: &TonAddress,
         change: impl FnOnce(&mut ClientChannel) -> Result<(), LedgerError>,
     ) -> Result<ClientChannel, LedgerError> {
-        let _writing = self.begin();
-        let mut channel = self
-            .channel(address)?
+        let writing = self.begin();
+        let mut channel: ClientChannel = load(&self.latest(), &channel_key(address))?
             .ok_or(LedgerError::UnknownChannel(*address))?;
         change(&mut channel)?;
         let mut batch = WriteBatch::new();
         batch.put(&channel);
-        self.store.commit(batch)?;
+        self.finish(writing, batch)?;
         Ok(channel)
     }
 
@@ -297,7 +312,7 @@ impl<S: Store> ClientLedger<S> {
         channel: TonAddress,
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
-        let _writing = self.begin();
+        let writing = self.begin();
         let record = JobRecord {
             side: Side::Client,
             job,
@@ -307,8 +322,8 @@ impl<S: Store> ClientLedger<S> {
             end: None,
         };
         let mut batch = WriteBatch::new();
-        jobs::open(&self.store, &mut batch, &record)?;
-        Ok(self.store.commit(batch)?)
+        jobs::open(&self.latest(), &mut batch, &record)?;
+        self.finish(writing, batch)
     }
 
     /// Ends a job: its outcome and, where there is one, its receipt with salt and evidence, in one step.
@@ -333,8 +348,8 @@ impl<S: Store> ClientLedger<S> {
         receipt: Option<&ReceiptFile>,
         now: UnixMillis,
     ) -> Result<JobRecord, LedgerError> {
-        let _writing = self.begin();
-        let record = jobs::find_open(&self.store, Side::Client, job)?;
+        let writing = self.begin();
+        let record = jobs::find_open(&self.latest(), Side::Client, job)?;
         let mut batch = WriteBatch::new();
         if let Some(file) = receipt {
             check_receipt(&record, file)?;
@@ -350,7 +365,7 @@ impl<S: Store> ClientLedger<S> {
                 job: *job,
             });
             let limit = MAX_KEPT_EVIDENCE;
-            client_evidence::keep(&self.store, &mut batch, &file.evidence, now, limit)?;
+            client_evidence::keep(&self.latest(), &mut batch, &file.evidence, now, limit)?;
         }
         let end = JobEnd {
             at: now,
@@ -358,7 +373,7 @@ impl<S: Store> ClientLedger<S> {
             entry: None,
         };
         let record = jobs::close(&mut batch, record, end);
-        self.store.commit(batch)?;
+        self.finish(writing, batch)?;
         Ok(record)
     }
 

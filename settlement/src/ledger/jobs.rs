@@ -141,6 +141,15 @@ pub(super) struct OpenJob {
     job: JobId,
 }
 
+impl OpenJob {
+    pub(super) fn of(job: &JobRecord) -> Self {
+        Self {
+            side: job.side,
+            job: job.job,
+        }
+    }
+}
+
 impl Record for OpenJob {
     const COLUMN: Column = OPEN_JOBS;
     const VERSION: u8 = 1;

@@ -25,36 +25,54 @@
 //! The ledgers hold no cache: each method reads what it needs, so there is nothing to go stale after an error. A mutex
 //! makes each read-and-write one step; share a ledger in an `Arc`. All methods block on the disk.
 
+mod check;
 mod client;
 mod client_evidence;
 mod client_records;
 mod collateral;
+mod copy;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod crash_world;
+mod dump;
 mod jobs;
+mod leaves;
 mod log_news;
+mod migrations;
 #[cfg(test)]
 mod model_tests;
+mod rebase;
 #[cfg(test)]
 mod record_tests;
+mod repair;
 mod settling;
+mod stakes;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tool_tests;
 mod voucher_check;
 mod worker;
 mod worker_records;
 
 use cocoon_protocol::{Digest, JobId, NanoTon, TonAddress};
 
+pub use check::{CheckReport, Finding, MAX_FINDINGS, check, readable};
 pub use client::{ChannelOpening, ClientLedger};
 pub use client_evidence::{KeptEvidence, MAX_KEPT_EVIDENCE, ReceiptFile};
 pub use client_records::{
     ClientChannel, ClientChannelState, KeptReceipt, MAX_CLIENT_CHANNELS, SignedPart,
 };
 pub use collateral::KeptCollateral;
+pub use copy::{Contents, contents, copy, for_each_pair};
+pub use dump::describe;
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
+pub use leaves::{Leaf, LeafClaim, LeavesError, LeavesReader, MAX_LEAF_BYTES, publish};
 pub use log_news::KeptLogNews;
+pub use rebase::{RECONCILED, Rebased, rebase, worker_channels};
+pub use repair::{Loss, MAX_LISTED_LOSSES, RepairReport, Rewound, salvage};
 pub use settling::ProvenEntry;
 pub use summary::{BatchLine, ClientChannelLine, ClientSummary, WorkerChannelLine, WorkerSummary};
 pub use voucher_check::{CheckedVoucher, VoucherError, check_voucher};
@@ -119,6 +137,7 @@ pub const SCHEMA: Schema = Schema {
         CLIENT_EVIDENCE,
         CLIENT_EVIDENCE_BY_AGE,
     ],
+    migrations: migrations::MIGRATIONS,
 };
 
 /// What can go wrong with a ledger.

@@ -12,8 +12,8 @@ use super::{
 use crate::settler::{CoveredChannel, SettlerInput, SettlerOutput, SettlerStart, Unsettled};
 use crate::store::{Store, WriteBatch, load, load_range};
 
-/// Entries read at a time when a proof is made.
-const PROOF_PAGE: usize = 256;
+/// Entries read at a time.
+const PAGE: usize = 256;
 
 /// An entry with the way to a committed root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +110,13 @@ impl<S: Store> WorkerLedger<S> {
                 self.record_claim(channel, *cumulative, *transaction, now)?;
                 Ok(None)
             }
+            SettlerOutput::ReadStakes => Ok(Some(SettlerInput::Stakes(self.stakes()?))),
             SettlerOutput::SubmitCommit(_)
             | SettlerOutput::SubmitClaim { .. }
             | SettlerOutput::LookAtLedger
             | SettlerOutput::LookAtChannel(_)
+            | SettlerOutput::LookAtPrices
+            | SettlerOutput::StopServing { .. }
             | SettlerOutput::DeployLedger
             | SettlerOutput::Problem(_)
             | SettlerOutput::RolledBack(_) => Ok(None),
@@ -164,9 +167,10 @@ impl<S: Store> WorkerLedger<S> {
         max_entries: u32,
         now: UnixMillis,
     ) -> Result<Batch, LedgerError> {
-        let _writing = self.begin();
-        let mut head = self.head()?;
-        if let Some(existing) = self.batch(seqno)? {
+        let writing = self.begin();
+        let mut head = self.latest_head()?;
+        if let Some(existing) = load(&self.latest(), &seqno.to_be_bytes())? {
+            self.finish(writing, WriteBatch::new())?;
             return Ok(existing);
         }
         let next = head
@@ -180,9 +184,11 @@ impl<S: Store> WorkerLedger<S> {
             return Err(LedgerError::BatchUnconfirmed(head.batches));
         }
         let limit = max_entries.min(super::MAX_BATCH_ENTRIES);
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let entries = self.entries(head.batched_entries, limit)?;
-        if entries.is_empty() {
+        let end = head
+            .batched_entries
+            .saturating_add(u64::from(limit))
+            .min(head.entries);
+        if end <= head.batched_entries {
             return Err(LedgerError::NothingToSettle);
         }
         let mut tree = match head.batches {
@@ -190,16 +196,14 @@ impl<S: Store> WorkerLedger<S> {
             last => self.known_batch(last)?.tree,
         };
         let first_entry = head.batched_entries;
-        for entry in &entries {
-            if entry.index != tree.size() {
-                return Err(LedgerError::Inconsistent("the log has a gap"));
-            }
+        for_entries(&self.latest(), first_entry, end, |entry| {
             tree.push(entry.leaf_hash());
             head.batched_credit = head
                 .batched_credit
                 .checked_add(entry.credited)
                 .ok_or(LedgerError::Overflow("batched credit"))?;
-        }
+            Ok(())
+        })?;
         head.batches = seqno;
         head.batched_entries = tree.size();
         let batch = Batch {
@@ -213,7 +217,7 @@ impl<S: Store> WorkerLedger<S> {
         let mut writes = WriteBatch::new();
         writes.put(&batch);
         writes.put(&head);
-        self.store.commit(writes)?;
+        self.finish(writing, writes)?;
         Ok(batch)
     }
 
@@ -222,7 +226,7 @@ impl<S: Store> WorkerLedger<S> {
     /// # Errors
     /// [`LedgerError::UnknownBatch`], [`LedgerError::Inconsistent`] for one that is confirmed, or the store's failure.
     pub fn record_commit_attempt(&self, seqno: u32, valid_until: u32) -> Result<(), LedgerError> {
-        let _writing = self.begin();
+        let writing = self.begin();
         let mut batch = self.known_batch(seqno)?;
         let attempts = match batch.progress {
             BatchProgress::Prepared => 0,
@@ -239,7 +243,7 @@ impl<S: Store> WorkerLedger<S> {
         };
         let mut writes = WriteBatch::new();
         writes.put(&batch);
-        Ok(self.store.commit(writes)?)
+        self.finish(writing, writes)
     }
 
     /// Notes that the chain holds a batch, and which vouchers may be claimed because of it: for each channel in the
@@ -253,20 +257,20 @@ impl<S: Store> WorkerLedger<S> {
         transaction: Option<TransactionRecord>,
         now: UnixMillis,
     ) -> Result<Vec<CoveredChannel>, LedgerError> {
-        let _writing = self.begin();
-        let mut head = self.head()?;
+        let writing = self.begin();
+        let mut head = self.latest_head()?;
         let mut batch = self.known_batch(seqno)?;
         let next = head.confirmed.saturating_add(1);
         if seqno > next {
             return Err(LedgerError::BatchOutOfOrder { asked: seqno, next });
         }
-        let count = usize::try_from(batch.entries()).unwrap_or(usize::MAX);
         let mut newest = BTreeMap::new();
-        for entry in self.entries(batch.first_entry, count)? {
+        for_entries(&self.latest(), batch.first_entry, batch.jobs(), |entry| {
             if let Some(voucher) = entry.voucher {
                 newest.insert(entry.channel, voucher);
             }
-        }
+            Ok(())
+        })?;
         let mut writes = WriteBatch::new();
         let mut answer = Vec::new();
         for (address, voucher) in newest {
@@ -285,8 +289,10 @@ impl<S: Store> WorkerLedger<S> {
             };
             writes.put(&head);
             writes.put(&batch);
-            self.store.commit(writes)?;
+        } else {
+            writes = WriteBatch::new();
         }
+        self.finish(writing, writes)?;
         Ok(answer)
     }
 
@@ -299,7 +305,7 @@ impl<S: Store> WorkerLedger<S> {
         channel: &TonAddress,
         pending: PendingClaim,
     ) -> Result<(), LedgerError> {
-        let _writing = self.begin();
+        let writing = self.begin();
         let mut channel = self.known_channel(channel)?;
         if pending.cumulative > channel.covered_total() {
             return Err(LedgerError::Inconsistent(
@@ -309,7 +315,7 @@ impl<S: Store> WorkerLedger<S> {
         channel.pending = Some(pending);
         let mut writes = WriteBatch::new();
         writes.put(&channel);
-        Ok(self.store.commit(writes)?)
+        self.finish(writing, writes)
     }
 
     /// Notes that the chain shows `cumulative` as paid. A total that is not above the known one changes nothing.
@@ -323,13 +329,13 @@ impl<S: Store> WorkerLedger<S> {
         transaction: Option<TransactionRecord>,
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
-        let _writing = self.begin();
+        let writing = self.begin();
         let mut channel = self.known_channel(channel)?;
         let Some(amount) = cumulative
             .checked_sub(channel.claimed)
             .filter(|amount| *amount > NanoTon::ZERO)
         else {
-            return Ok(());
+            return self.finish(writing, WriteBatch::new());
         };
         channel.claimed = cumulative;
         channel
@@ -344,7 +350,7 @@ impl<S: Store> WorkerLedger<S> {
             at: now,
             transaction,
         });
-        Ok(self.store.commit(writes)?)
+        self.finish(writing, writes)
     }
 
     /// An entry with its proof against the first batch that holds it. Reads every leaf up to that batch: for people and
@@ -361,24 +367,10 @@ impl<S: Store> WorkerLedger<S> {
         let entry = entry.ok_or(LedgerError::UnknownEntry(index))?;
         let batch = self.batch_holding(index)?.ok_or(unknown)?;
         let mut leaves = Vec::new();
-        let mut next = 0;
-        while next < batch.jobs() {
-            let page = self.entries(next, PROOF_PAGE)?;
-            if page.is_empty() {
-                return Err(LedgerError::Inconsistent(
-                    "the log is shorter than its batches",
-                ));
-            }
-            for entry in page {
-                if entry.index != next {
-                    return Err(LedgerError::Inconsistent("the log has a gap"));
-                }
-                if next < batch.jobs() {
-                    leaves.push(entry.leaf_hash());
-                }
-                next = next.saturating_add(1);
-            }
-        }
+        for_entries(&self.store, 0, batch.jobs(), |entry| {
+            leaves.push(entry.leaf_hash());
+            Ok(())
+        })?;
         let proof = InclusionProof::make(index, &leaves).ok_or(LedgerError::UnknownEntry(index))?;
         if !proof.leads(entry.leaf_hash(), batch.root()) {
             return Err(LedgerError::Inconsistent("the log does not fit its batch"));
@@ -406,6 +398,33 @@ impl<S: Store> WorkerLedger<S> {
         }
         Ok(None)
     }
+}
+
+/// Visits the entries from `from` up to and without `end`, page by page, and makes sure that none is missing.
+pub(super) fn for_entries(
+    store: &impl Store,
+    from: u64,
+    end: u64,
+    mut visit: impl FnMut(Entry) -> Result<(), LedgerError>,
+) -> Result<(), LedgerError> {
+    let mut next = from;
+    while next < end {
+        let left = usize::try_from(end.saturating_sub(next)).unwrap_or(PAGE);
+        let page: Vec<Entry> = load_range(store, &[], &next.to_be_bytes(), left.min(PAGE))?;
+        if page.is_empty() {
+            return Err(LedgerError::Inconsistent(
+                "the log is shorter than its batches",
+            ));
+        }
+        for entry in page {
+            if entry.index != next {
+                return Err(LedgerError::Inconsistent("the log has a gap"));
+            }
+            visit(entry)?;
+            next = next.saturating_add(1);
+        }
+    }
+    Ok(())
 }
 
 /// What the settler should know of a channel; nothing when nothing is claimable.

@@ -107,6 +107,17 @@ pub(crate) fn file(receipt: SignedReceipt) -> ReceiptFile {
 
 /// A receipt of worker 100 for client `seed` on channel `seed`.
 pub(crate) fn receipt(seed: u8, id: JobId, amount: u64, cumulative: u64) -> SignedReceipt {
+    receipt_on(address(seed), seed, id, amount, cumulative)
+}
+
+/// The same on any channel.
+pub(crate) fn receipt_on(
+    channel: TonAddress,
+    seed: u8,
+    id: JobId,
+    amount: u64,
+    cumulative: u64,
+) -> SignedReceipt {
     let enclave = SigningKey::from_bytes(&[77; 32]);
     let receipt = Receipt {
         job: id,
@@ -124,7 +135,7 @@ pub(crate) fn receipt(seed: u8, id: JobId, amount: u64, cumulative: u64) -> Sign
             output: ton(2),
         },
         amount: ton(amount),
-        channel: address(seed),
+        channel,
         cumulative: ton(cumulative),
         ending: Ending::Stop,
         started: at(1),
@@ -284,9 +295,5 @@ impl ModelChain {
     /// Forgets what was sent and not yet applied: a server that lost its queue.
     pub(crate) fn drop_queue(&mut self) {
         self.queue.clear();
-    }
-
-    pub(crate) fn paid_total(&self) -> u64 {
-        self.channels.values().map(|channel| channel.claimed).sum()
     }
 }

@@ -11,7 +11,7 @@ use super::worker_records::Head;
 use super::{
     Entry, EntryContent, HeldVoucher, LedgerError, MAX_CHANNELS, WorkerChannel, channel_key,
 };
-use crate::store::{Store, WriteBatch, for_each, load, load_range};
+use crate::store::{Latest, Store, WriteBatch, for_each, load, load_range};
 
 /// See the [module's documentation](super). Shared behind an `Arc` by whoever takes vouchers and whoever settles.
 #[derive(Debug)]
@@ -44,8 +44,29 @@ impl<S: Store> WorkerLedger<S> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The end of every method that writes: puts the batch behind all others, lets the next one begin, and returns when
+    /// the batch is on the disk, together with those of others. An empty batch waits for whatever was read.
+    pub(super) fn finish(
+        &self,
+        writing: MutexGuard<'_, ()>,
+        batch: WriteBatch,
+    ) -> Result<(), LedgerError> {
+        let ticket = self.store.submit(batch)?;
+        drop(writing);
+        Ok(self.store.wait(ticket)?)
+    }
+
+    /// The store as the holder of the lock sees it: with what others have submitted and not yet seen on the disk.
+    pub(super) fn latest(&self) -> Latest<'_, S> {
+        Latest(&self.store)
+    }
+
     pub(super) fn head(&self) -> Result<Head, LedgerError> {
         Ok(load(&self.store, &Head::KEY)?.unwrap_or_default())
+    }
+
+    pub(super) fn latest_head(&self) -> Result<Head, LedgerError> {
+        Ok(load(&self.latest(), &Head::KEY)?.unwrap_or_default())
     }
 
     /// Registers a channel that was seen on chain with a deposit and our address as payee. `claimed` is what the
@@ -64,21 +85,21 @@ impl<S: Store> WorkerLedger<S> {
         client_key: PublicKey32,
         claimed: NanoTon,
     ) -> Result<WorkerChannel, LedgerError> {
-        let _writing = self.begin();
-        if let Some(mut known) = self.channel(&address)? {
+        let writing = self.begin();
+        if let Some(mut known) = load::<WorkerChannel>(&self.latest(), &channel_key(&address))? {
             let another = known.client != client;
             if known.client_key != client_key || (another && known.held.is_some()) {
                 return Err(LedgerError::ChannelConflict(address));
             }
+            let mut batch = WriteBatch::new();
             if another {
                 known.client = client;
-                let mut batch = WriteBatch::new();
                 batch.put(&known);
-                self.store.commit(batch)?;
             }
+            self.finish(writing, batch)?;
             return Ok(known);
         }
-        let mut head = self.head()?;
+        let mut head = self.latest_head()?;
         if head.channels >= MAX_CHANNELS {
             return Err(LedgerError::TooManyChannels {
                 limit: MAX_CHANNELS,
@@ -99,7 +120,7 @@ impl<S: Store> WorkerLedger<S> {
         let mut batch = WriteBatch::new();
         batch.put(&channel);
         batch.put(&head);
-        self.store.commit(batch)?;
+        self.finish(writing, batch)?;
         Ok(channel)
     }
 
@@ -111,9 +132,9 @@ impl<S: Store> WorkerLedger<S> {
         Ok(load(&self.store, &channel_key(address))?)
     }
 
+    /// For the holder of the lock.
     pub(super) fn known_channel(&self, address: &TonAddress) -> Result<WorkerChannel, LedgerError> {
-        self.channel(address)?
-            .ok_or(LedgerError::UnknownChannel(*address))
+        load(&self.latest(), &channel_key(address))?.ok_or(LedgerError::UnknownChannel(*address))
     }
 
     /// Visits every registered channel, in order of address.
@@ -133,11 +154,13 @@ impl<S: Store> WorkerLedger<S> {
     /// [`LedgerError::NotIncreasing`] for a total that is not above the newest one (nothing is written),
     /// [`LedgerError::UnknownChannel`], or the store's failure.
     pub fn accept_voucher(&self, checked: &CheckedVoucher) -> Result<WorkerChannel, LedgerError> {
-        let _writing = self.begin();
+        let writing = self.begin();
         let signed = checked.get();
         let mut channel = self.known_channel(&signed.voucher.channel)?;
         // Checked once before; but another voucher may have been accepted since.
         if signed.voucher.cumulative <= channel.held_total() {
+            // The caller may take this for "I have it already", so it must be true on the disk as well.
+            self.finish(writing, WriteBatch::new())?;
             return Err(LedgerError::NotIncreasing {
                 channel: channel.address,
                 held: channel.held_total(),
@@ -150,7 +173,7 @@ impl<S: Store> WorkerLedger<S> {
         });
         let mut batch = WriteBatch::new();
         batch.put(&channel);
-        self.store.commit(batch)?;
+        self.finish(writing, batch)?;
         Ok(channel)
     }
 
@@ -165,7 +188,7 @@ impl<S: Store> WorkerLedger<S> {
         channel: TonAddress,
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
-        let _writing = self.begin();
+        let writing = self.begin();
         self.known_channel(&channel)?;
         let record = JobRecord {
             side: Side::Worker,
@@ -176,8 +199,8 @@ impl<S: Store> WorkerLedger<S> {
             end: None,
         };
         let mut batch = WriteBatch::new();
-        jobs::open(&self.store, &mut batch, &record)?;
-        Ok(self.store.commit(batch)?)
+        jobs::open(&self.latest(), &mut batch, &record)?;
+        self.finish(writing, batch)
     }
 
     /// Ends a job: its outcome, its receipt as the log's next entry, and the voucher that goes with it, in one step.
@@ -205,8 +228,8 @@ impl<S: Store> WorkerLedger<S> {
         receipt: Option<&SignedReceipt>,
         now: UnixMillis,
     ) -> Result<ClosedJob, LedgerError> {
-        let _writing = self.begin();
-        let record = jobs::find_open(&self.store, Side::Worker, job)?;
+        let writing = self.begin();
+        let record = jobs::find_open(&self.latest(), Side::Worker, job)?;
         let mut channel = self.known_channel(&record.channel)?;
         if let Some(receipt) = receipt {
             check_receipt(&record, &channel, receipt)?;
@@ -224,7 +247,7 @@ impl<S: Store> WorkerLedger<S> {
         let entry = match content {
             None => None,
             Some(content) => {
-                let mut head = self.head()?;
+                let mut head = self.latest_head()?;
                 let entry = Entry {
                     index: head.entries,
                     job: *job,
@@ -255,7 +278,7 @@ impl<S: Store> WorkerLedger<S> {
             entry: entry.as_ref().map(|entry| entry.index),
         };
         let record = jobs::close(&mut batch, record, end);
-        self.store.commit(batch)?;
+        self.finish(writing, batch)?;
         Ok(ClosedJob { record, entry })
     }
 

@@ -15,12 +15,13 @@ use crate::store::{Column, Reader, Record, RecordError, Writer};
 /// Channels a worker registers. Each needs a deposit on chain, so this is money, not spam; still, a bound.
 pub const MAX_CHANNELS: u32 = 65_536;
 
-/// Entries in one batch. A commit costs the same for any number; this bounds the work of cutting one.
-pub const MAX_BATCH_ENTRIES: u32 = 1_000;
+/// Entries in one batch. A commit costs the same for any number; this bounds the work of cutting one, some tenths of a
+/// second. How many a worker waits for is its settler's choice.
+pub const MAX_BATCH_ENTRIES: u32 = 100_000;
 
 /// In front of an entry's leaf bytes when there is no receipt. No receipt starts like this: receipts are protobuf, and
 /// `c` (0x63) opens a group there, which proto3 does not have.
-const UNRECEIPTED_TAG: &[u8] = b"cocoon/unreceipted/v1\0";
+pub(super) const UNRECEIPTED_TAG: &[u8] = b"cocoon/unreceipted/v1\0";
 
 /// A voucher as it is kept: the channel is in the record's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! Claiming what is covered, channel by channel. See the [module above](super).
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use cocoon_protocol::{Digest, NanoTon, TonAddress, UnixMillis};
 
+use super::config::Thresholds;
 use super::{
     ChannelView, CoveredChannel, MAX_LOOKS_PER_TICK, SendFailure, SettlerConfig, SettlerOutput,
     SettlerProblem,
@@ -15,6 +17,8 @@ use crate::ledger::{HeldVoucher, PendingClaim, TransactionRecord};
 #[derive(Debug)]
 pub(super) struct Claims {
     channels: BTreeMap<TonAddress, Claim>,
+    /// The channel looked at last.
+    last_look: TonAddress,
 }
 
 #[derive(Debug)]
@@ -23,8 +27,12 @@ struct Claim {
     claimed: NanoTon,
     attempts: u32,
     flight: Option<Flight>,
-    /// The client is closing: claim whatever the contract takes.
+    /// The client is closing: claim whatever is worth its fee.
     closing: bool,
+    /// All channels together owe too much, and this one is among the largest.
+    pressed: bool,
+    /// Since when something is covered and not paid.
+    since: Option<UnixMillis>,
     newest_view: u32,
     next_look: UnixMillis,
     told: Option<SettlerProblem>,
@@ -56,14 +64,20 @@ impl Claim {
         self.voucher.cumulative.saturating_sub(self.claimed)
     }
 
-    /// Whether there is enough to claim, or a claim is under way.
-    fn is_due(&self, config: &SettlerConfig, threshold: NanoTon) -> bool {
-        let threshold = if self.closing {
-            config.contract_min_claim
-        } else {
-            threshold
-        };
-        self.flight.is_some() || self.unclaimed() >= threshold
+    /// Whether there is a reason to claim, or a claim is under way.
+    fn is_due(&self, config: &SettlerConfig, thresholds: Thresholds, now: UnixMillis) -> bool {
+        let old = self
+            .since
+            .is_some_and(|since| now.saturating_since(since) >= config.claim_age_ms);
+        let wanted = thresholds.flushing || self.closing || self.pressed || old;
+        let unclaimed = self.unclaimed();
+        let enough = unclaimed >= thresholds.usual || (wanted && unclaimed >= thresholds.worth);
+        self.flight.is_some() || enough
+    }
+
+    /// Nothing can be done about it.
+    fn is_hopeless(&self) -> bool {
+        matches!(self.told, Some(SettlerProblem::Underfunded { .. }))
     }
 
     fn tell(&mut self, problem: SettlerProblem, out: &mut Vec<SettlerOutput>) {
@@ -78,6 +92,10 @@ impl Claims {
     pub(super) fn new(channels: &[CoveredChannel]) -> Self {
         let mut claims = Self {
             channels: BTreeMap::new(),
+            last_look: TonAddress {
+                workchain: 0,
+                hash: [0; 32],
+            },
         };
         claims.cover(channels);
         claims
@@ -98,6 +116,8 @@ impl Claims {
                     attempts: 0,
                     flight: covered.pending.map(Flight::new),
                     closing: false,
+                    pressed: false,
+                    since: None,
                     newest_view: 0,
                     next_look: UnixMillis::from_millis(0),
                     told: None,
@@ -112,38 +132,87 @@ impl Claims {
     /// Whether no channel has a claim of at least `minimum` that could still succeed.
     pub(super) fn nothing_above(&self, minimum: NanoTon) -> bool {
         self.channels.values().all(|claim| {
-            let hopeless = matches!(claim.told, Some(SettlerProblem::Underfunded { .. }));
-            claim.flight.is_none() && (hopeless || claim.unclaimed() < minimum)
+            claim.flight.is_none() && (claim.is_hopeless() || claim.unclaimed() < minimum)
         })
     }
 
-    /// Asks for a look at channels whose time has come: often when a claim is due, seldom otherwise.
+    pub(super) fn contains(&self, channel: &TonAddress) -> bool {
+        self.channels.contains_key(channel)
+    }
+
+    /// If all channels owe too much together, with what is `uncovered`, marks the largest ones: so many that the rest is
+    /// below the limit. Returns what could be claimed and is not on its way.
+    pub(super) fn press(
+        &mut self,
+        config: &SettlerConfig,
+        thresholds: Thresholds,
+        now: UnixMillis,
+        uncovered: NanoTon,
+    ) -> NanoTon {
+        let worth = thresholds.worth;
+        let mut claimable = NanoTon::ZERO;
+        let mut waiting: Vec<_> = Vec::new();
+        for claim in self.channels.values_mut() {
+            claim.since.get_or_insert(now);
+            if claim.flight.is_none() && !claim.is_hopeless() && claim.unclaimed() >= worth {
+                claimable = claimable.saturating_add(claim.unclaimed());
+                waiting.push(claim);
+            }
+        }
+        let mut left = uncovered.saturating_add(claimable);
+        if left >= config.total_risk {
+            waiting.sort_by_key(|claim| std::cmp::Reverse(claim.unclaimed()));
+            for claim in waiting {
+                if left < config.total_risk {
+                    break;
+                }
+                left = left.saturating_sub(claim.unclaimed());
+                if !claim.pressed {
+                    claim.pressed = true;
+                    claim.next_look = UnixMillis::from_millis(0); // at once
+                }
+            }
+        }
+        claimable
+    }
+
+    /// Asks for a look at channels whose time has come: often when a claim is due, seldom otherwise. Goes on where the
+    /// last look ended, so that none waits for ever behind the first ones. Returns how many.
     pub(super) fn look(
         &mut self,
         config: &SettlerConfig,
-        threshold: NanoTon,
+        thresholds: Thresholds,
         now: UnixMillis,
         out: &mut Vec<SettlerOutput>,
-    ) {
+    ) -> usize {
+        // A flush lowers the threshold: then a channel in its idle pause is due before the pause ends.
+        let pause_ms = config.watch_ms.saturating_sub(config.look_ms);
         let due = |claim: &Claim| {
-            // A flush lowers the threshold: then a channel in its idle pause is due before the pause ends.
-            let pause_ms = config.idle_look_ms.saturating_sub(config.look_ms);
-            let wait = if claim.is_due(config, threshold) {
+            let wait = if claim.is_due(config, thresholds, now) && !claim.is_hopeless() {
                 claim.next_look
             } else {
                 claim.next_look.saturating_add(pause_ms)
             };
             claim.next_look == UnixMillis::from_millis(0) || now >= wait
         };
-        let looks = self
+        let behind = self
             .channels
-            .iter_mut()
+            .range((Bound::Excluded(self.last_look), Bound::Unbounded));
+        let before = self.channels.range(..=self.last_look);
+        let chosen: Vec<_> = behind
+            .chain(before)
             .filter(|(_, claim)| due(claim))
-            .take(MAX_LOOKS_PER_TICK);
-        for (channel, claim) in looks {
-            claim.next_look = now.saturating_add(config.look_ms);
+            .map(|(channel, _)| *channel)
+            .take(MAX_LOOKS_PER_TICK)
+            .collect();
+        for channel in &chosen {
+            if let Some(claim) = self.channels.get_mut(channel) {
+                claim.next_look = now.saturating_add(config.look_ms);
+            }
+            self.last_look = *channel;
             out.push(SettlerOutput::LookAtChannel(*channel));
         }
+        chosen.len()
     }
 
     /// Compares a channel with what is known of it, and claims.
@@ -154,7 +223,7 @@ impl Claims {
     pub(super) fn on_view(
         &mut self,
         config: &SettlerConfig,
-        threshold: NanoTon,
+        thresholds: Thresholds,
         now: UnixMillis,
         unix: u32,
         channel: TonAddress,
@@ -186,6 +255,8 @@ impl Claims {
                 .take_if(|flight| flight.pending.cumulative <= view.claimed);
             claim.attempts = 0;
             claim.told = None;
+            claim.pressed = false;
+            claim.since = None;
             out.push(SettlerOutput::Settled {
                 channel,
                 cumulative: view.claimed,
@@ -198,21 +269,12 @@ impl Claims {
             return;
         }
         if view.finished {
-            let lost = claim.unclaimed();
-            claim.tell(SettlerProblem::ChannelFinished { channel, lost }, out);
+            // The watch says what was lost.
             self.channels.remove(&channel);
             return;
         }
-        if let Some(close_at) = view.close_at
-            && !claim.closing
-        {
-            claim.closing = true;
-            out.push(SettlerOutput::Problem(SettlerProblem::ChannelClosing {
-                channel,
-                close_at,
-            }));
-        }
-        claim.submit(config, threshold, now, unix, channel, &view, out);
+        claim.closing = view.close_at.is_some();
+        claim.submit(config, thresholds, now, unix, channel, &view, out);
     }
 
     pub(super) fn on_sent(
@@ -283,7 +345,7 @@ impl Claim {
     fn submit(
         &mut self,
         config: &SettlerConfig,
-        threshold: NanoTon,
+        thresholds: Thresholds,
         now: UnixMillis,
         unix: u32,
         channel: TonAddress,
@@ -298,7 +360,7 @@ impl Claim {
             }
             self.flight = None;
         }
-        if !self.is_due(config, threshold) {
+        if !self.is_due(config, thresholds, now) {
             return;
         }
         let cumulative = self.voucher.cumulative;

@@ -98,12 +98,21 @@ impl Commits {
         self.next_look = UnixMillis::from_millis(0); // at once
     }
 
-    /// Cuts a batch when there is a reason to.
+    /// Credited, and covered by no confirmed commit.
+    pub(super) fn uncovered(&self) -> NanoTon {
+        let open = self.open.as_ref().map_or(NanoTon::ZERO, |open| {
+            open.batch.total.saturating_sub(self.confirmed.total)
+        });
+        self.unsettled.credited.saturating_add(open)
+    }
+
+    /// Cuts a batch when there is a reason to, and never one without entries.
     pub(super) fn cut(
         &mut self,
         config: &SettlerConfig,
         now: UnixMillis,
-        flushing: bool,
+        commit_fee: NanoTon,
+        urgent: bool,
         out: &mut Vec<SettlerOutput>,
     ) {
         let Unsettled {
@@ -111,12 +120,16 @@ impl Commits {
             credited,
             oldest,
         } = self.unsettled;
-        if self.open.is_some() || self.cutting || entries == 0 {
+        // Until it is known what the last one covers, nobody can say who needs another.
+        let under_way = self.open.is_some() || self.cutting || self.covering;
+        if under_way || entries == 0 {
             return;
         }
-        let old = oldest.is_some_and(|at| now.saturating_since(at) >= config.batch_age_ms);
+        let age_ms = oldest.map_or(0, |at| now.saturating_since(at));
+        let pays = credited >= commit_fee;
+        let old = (age_ms >= config.batch_age_ms && pays) || age_ms >= config.anchor_age_ms;
         let big = entries >= u64::from(config.batch_entries) || credited >= config.batch_credit;
-        if !(flushing || old || big) {
+        if !(urgent || old || big) {
             return;
         }
         if let Some(seqno) = self.confirmed.seqno.checked_add(1) {

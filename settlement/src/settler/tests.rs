@@ -5,14 +5,14 @@
     clippy::arithmetic_side_effects
 )]
 
-use cocoon_protocol::Outcome;
+use cocoon_protocol::{Digest, Outcome};
 
 use super::*;
 use crate::ledger::testing::{
     GLOBAL_ID, MODEL_MIN_CLAIM, ModelChain, address, at, client_key, job, peer, public, receipt,
     ton, voucher,
 };
-use crate::ledger::{SCHEMA, WorkerLedger, check_voucher};
+use crate::ledger::{SCHEMA, TransactionRecord, WorkerLedger, check_voucher};
 use crate::store::MemoryStore;
 
 type Ledger = WorkerLedger<MemoryStore>;
@@ -45,10 +45,13 @@ fn config() -> SettlerConfig {
         batch_age_ms: 60_000,
         commit_ttl_s: 20,
         claim_retry_s: 20,
-        min_claim: ton(100),
+        claim_fee: ton(1),
+        commit_fee: ton(1),
+        claim_fee_multiple: 100,
         contract_min_claim: ton(MODEL_MIN_CLAIM),
         look_ms: 1_000,
         idle_look_ms: 10_000,
+        watch_ms: 10_000,
         ..SettlerConfig::new(address(200))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Column, Pair, Schema, Store, StoreError, Write, WriteBatch};
+use super::{Column, Pair, Schema, Store, StoreError, Ticket, Write, WriteBatch};
 
 type Columns = BTreeMap<Column, BTreeMap<Vec<u8>, Vec<u8>>>;
 
@@ -57,7 +57,7 @@ impl Store for MemoryStore {
             .collect())
     }
 
-    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
+    fn submit(&self, batch: WriteBatch) -> Result<Ticket, StoreError> {
         let mut columns = self.columns();
         for write in batch.writes() {
             let (Write::Put { column, .. } | Write::Delete { column, .. }) = write;
@@ -75,6 +75,10 @@ impl Store for MemoryStore {
                 }
             }
         }
+        Ok(Ticket(0))
+    }
+
+    fn wait(&self, _ticket: Ticket) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -4,24 +4,35 @@
 //! holds a lock file for as long as it is open. All changes go through [`Store::commit`], which applies a whole
 //! [`WriteBatch`] or nothing and returns only when the operating system has been told to put it on the disk
 //! (`fsync`). So the rule "write before any message that depends on it leaves the node" is: `commit`, then send.
+//! Commits that come at the same time share one `fsync` ([`group`]).
 //!
 //! What is stored as values is decided in [`record`]: every value carries a version byte and a checksum that binds it
 //! to its column and key.
 //!
 //! This module does *not* cache, does not retry and knows nothing of money.
 
+mod baseline;
 #[cfg(test)]
 pub(crate) mod fault;
+pub(crate) mod group;
+#[cfg(test)]
+mod group_tests;
 mod memory;
+mod reader;
 pub mod record;
 mod rocks;
+mod schema;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use baseline::bare_wal;
+pub use group::{GroupCounts, MAX_UNDURABLE};
 pub use memory::MemoryStore;
+pub use reader::{RocksReader, repair_files};
 pub use record::{Reader, Record, RecordError, Writer};
 pub use rocks::RocksStore;
+pub use schema::{Migration, MigrationError, Schema};
 
 /// The name of a column (in RocksDB: of a column family). Declared once as a constant by the module that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,17 +50,6 @@ impl Column {
     pub const fn name(self) -> &'static str {
         self.0
     }
-}
-
-/// What a program expects to find in a directory.
-#[derive(Clone, Copy, Debug)]
-pub struct Schema {
-    /// Whose data this is, for example `"ledger"`; a devnet's directory is refused by a worker.
-    pub name: &'static str,
-    /// Raised when columns, keys or the meaning of a value change. A record's own version byte covers added fields.
-    pub version: u32,
-    /// Every column this schema uses.
-    pub columns: &'static [Column],
 }
 
 /// One change inside a [`WriteBatch`].
@@ -114,6 +114,11 @@ impl WriteBatch {
         &self.writes
     }
 
+    /// Adds a record that was read from another store, sealed as it was.
+    pub(crate) fn put_sealed(&mut self, column: Column, key: Vec<u8>, value: Vec<u8>) {
+        self.writes.push(Write::Put { column, key, value });
+    }
+
     #[cfg(test)]
     pub(crate) fn put_raw(&mut self, column: Column, key: Vec<u8>, value: Vec<u8>) {
         self.writes.push(Write::Put { column, key, value });
@@ -123,15 +128,21 @@ impl WriteBatch {
 /// A key and its value as they are on disk.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
+/// A batch that was submitted. Good for nothing but [`Store::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a batch is not durable before `wait` has returned"]
+pub struct Ticket(u64);
+
 /// Durable columns of ordered keys. All methods block on the disk: call them where blocking is allowed.
 pub trait Store: Send + Sync {
-    /// The value of a key.
+    /// The value of a key. What it shows is on the disk.
     ///
     /// # Errors
     /// [`StoreError::UnknownColumn`], or the engine's failure.
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Up to `limit` pairs in key order whose key starts with `prefix` and is not below `from`.
+    /// Up to `limit` pairs in key order whose key starts with `prefix` and is not below `from`. What it shows is on
+    /// the disk.
     ///
     /// # Errors
     /// [`StoreError::UnknownColumn`], or the engine's failure.
@@ -143,12 +154,51 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Pair>, StoreError>;
 
+    /// As [`Store::get`], with what was submitted and may not be on the disk yet. Only for preparing a write that is
+    /// submitted behind it; nobody else may hear of it.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    fn latest_get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(column, key)
+    }
+
+    /// As [`Store::scan`], with what [`Store::latest_get`] would show.
+    ///
+    /// # Errors
+    /// As [`Store::scan`].
+    fn latest_scan(
+        &self,
+        column: Column,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        self.scan(column, prefix, from, limit)
+    }
+
+    /// Puts the whole batch behind everything submitted before. Not durable until [`Store::wait`] has returned; an
+    /// empty batch stands for everything submitted so far.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownColumn`], [`StoreError::Stopped`], or the engine's failure. After an engine failure the
+    /// batch may or may not be on the disk: the caller must stop and recover by reading, not by assuming.
+    fn submit(&self, batch: WriteBatch) -> Result<Ticket, StoreError>;
+
+    /// Returns when the batch is durable.
+    ///
+    /// # Errors
+    /// As [`Store::submit`].
+    fn wait(&self, ticket: Ticket) -> Result<(), StoreError>;
+
     /// Applies the whole batch and makes it durable before returning.
     ///
     /// # Errors
-    /// [`StoreError::UnknownColumn`], or the engine's failure. After an engine failure the batch may or may not be on
-    /// the disk: the caller must stop and recover by reading, not by assuming.
-    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError>;
+    /// As [`Store::submit`].
+    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        let ticket = self.submit(batch)?;
+        self.wait(ticket)
+    }
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {
@@ -166,8 +216,54 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).scan(column, prefix, from, limit)
     }
 
-    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        (**self).commit(batch)
+    fn latest_get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).latest_get(column, key)
+    }
+
+    fn latest_scan(
+        &self,
+        column: Column,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        (**self).latest_scan(column, prefix, from, limit)
+    }
+
+    fn submit(&self, batch: WriteBatch) -> Result<Ticket, StoreError> {
+        (**self).submit(batch)
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<(), StoreError> {
+        (**self).wait(ticket)
+    }
+}
+
+/// A store as the one sees it who prepares the next write: see [`Store::latest_get`]. It only reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latest<'a, S>(pub(crate) &'a S);
+
+impl<S: Store> Store for Latest<'_, S> {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.latest_get(column, key)
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        self.0.latest_scan(column, prefix, from, limit)
+    }
+
+    fn submit(&self, batch: WriteBatch) -> Result<Ticket, StoreError> {
+        self.0.submit(batch)
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.0.wait(ticket)
     }
 }
 
@@ -272,6 +368,27 @@ pub enum StoreError {
         /// The version this program reads and writes.
         supported: u32,
     },
+    /// An older directory cannot be taken over. Nothing was changed.
+    #[error("{path} cannot go from schema version {from} to {to}: {why}", path = path.display())]
+    Migration {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        from: u32,
+        /// The next.
+        to: u32,
+        /// The reason, and what to do.
+        why: String,
+    },
+    /// A write through a [`RocksReader`] (a programming error).
+    #[error("this directory was opened for reading only")]
+    ReadOnly,
+    /// There is no such directory, or no database in it.
+    #[error("{path} holds no ledger; name a node's <data_dir>/ledger", path = path.display())]
+    NoDatabase {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Data without a schema record: not ours, or its first write never finished and something else wrote since.
     #[error("{path} holds columns but no schema record; choose another data directory", path = path.display())]
     NoSchema {
@@ -294,7 +411,9 @@ pub enum StoreError {
         source: RecordError,
     },
     /// The engine found its own files damaged.
-    #[error("the database is damaged: {detail}; restore the directory from a backup")]
+    #[error(
+        "the database is damaged: {detail}; restore the directory from a backup, or see `cocoon ledger repair`"
+    )]
     Corrupt {
         /// The engine's words.
         detail: String,
@@ -315,6 +434,14 @@ pub enum StoreError {
         /// What was tried.
         action: &'static str,
         /// The engine's words.
+        detail: String,
+    },
+    /// An earlier write failed. What came after it was refused, so that nothing is built on sand.
+    #[error(
+        "the database stopped after a failure ({detail}); reopen it and go on from what is there"
+    )]
+    Stopped {
+        /// The first failure.
         detail: String,
     },
     /// A fault asked for by a test.

@@ -10,12 +10,14 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, ErrorKind,
-    IteratorMode, Options, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction,
+    ErrorKind, IteratorMode, Options, WriteOptions,
 };
 
-use super::record::{Reader, Record, RecordError, Writer};
-use super::{Column, Pair, Schema, Store, StoreError, Write, WriteBatch, load, record};
+use super::group::{Engine, GroupCommit, GroupCounts};
+use super::record::Record as _;
+use super::schema::SchemaRecord;
+use super::{Column, Pair, Schema, Store, StoreError, Ticket, Write, WriteBatch, load, record};
 
 /// Bytes of recent writes a column holds in memory before they go to a table file.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -36,12 +38,18 @@ const DEFAULT_COLUMN: &str = "default";
 /// can name the process.
 const LOCK_FILE: &str = "writer.lock";
 
-/// A [`Store`] in a directory of its own.
+/// A [`Store`] in a directory of its own, with [group commit](super::group).
 #[derive(Debug)]
 pub struct RocksStore {
-    db: DB,
+    group: GroupCommit<RocksEngine>,
     schema: Schema,
     path: PathBuf,
+}
+
+/// RocksDB's write-ahead log: written at once, synced when asked.
+#[derive(Debug)]
+pub(crate) struct RocksEngine {
+    db: DB,
     /// Dropped after `db` (fields drop in order), so nobody else opens while RocksDB is still closing.
     _lock: File,
 }
@@ -79,10 +87,9 @@ impl RocksStore {
         let db = DB::open_cf_descriptors(&database_options(), &path, columns)
             .map_err(|error| engine("open", &error))?;
         let store = Self {
-            db,
+            group: GroupCommit::new(RocksEngine { db, _lock: lock }),
             schema,
             path,
-            _lock: lock,
         };
         store.check_schema(fresh)?;
         Ok(store)
@@ -97,7 +104,10 @@ impl RocksStore {
     fn check_schema(&self, fresh: bool) -> Result<(), StoreError> {
         let found = load::<SchemaRecord>(self, &SchemaRecord::KEY)?;
         match found {
-            Some(found) => found.accept(&self.path, self.schema),
+            Some(found) => {
+                found.accept(&self.path, self.schema)?;
+                self.schema.migrate(&self.path, self)
+            }
             // The first write of all may have been lost in a crash; then there is nothing in the columns either.
             None if fresh || self.is_empty()? => {
                 let mut batch = WriteBatch::new();
@@ -122,6 +132,14 @@ impl RocksStore {
         Ok(true)
     }
 
+    /// How many batches were committed since the directory was opened, and with how many `fsync`s.
+    #[must_use]
+    pub fn counts(&self) -> GroupCounts {
+        self.group.counts()
+    }
+}
+
+impl RocksEngine {
     fn column(&self, column: Column) -> Result<&ColumnFamily, StoreError> {
         self.db
             .cf_handle(column.name())
@@ -129,7 +147,7 @@ impl RocksStore {
     }
 }
 
-impl Store for RocksStore {
+impl Engine for RocksEngine {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.db
             .get_cf(self.column(column)?, key)
@@ -156,7 +174,7 @@ impl Store for RocksStore {
         Ok(pairs)
     }
 
-    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
+    fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
         let mut writes = rocksdb::WriteBatch::default();
         for write in batch.writes {
             match write {
@@ -166,15 +184,58 @@ impl Store for RocksStore {
                 Write::Delete { column, key } => writes.delete_cf(self.column(column)?, key),
             }
         }
-        let mut durable = WriteOptions::default();
-        durable.set_sync(true);
+        // Into the log and to the operating system; `sync` takes it from there to the disk.
         self.db
-            .write_opt(writes, &durable)
+            .write_opt(writes, &WriteOptions::default())
             .map_err(|error| engine("write", &error))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db
+            .flush_wal(true)
+            .map_err(|error| engine("sync", &error))
     }
 }
 
-fn database_options() -> Options {
+impl Store for RocksStore {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.group.get(column, key)
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        self.group.scan(column, prefix, from, limit)
+    }
+
+    fn latest_get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.group.latest_get(column, key)
+    }
+
+    fn latest_scan(
+        &self,
+        column: Column,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        self.group.latest_scan(column, prefix, from, limit)
+    }
+
+    fn submit(&self, batch: WriteBatch) -> Result<Ticket, StoreError> {
+        self.group.submit(batch)
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.group.wait(ticket)
+    }
+}
+
+pub(super) fn database_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -186,6 +247,9 @@ fn database_options() -> Options {
     options.set_max_log_file_size(MAX_INFO_LOG_BYTES);
     options.set_keep_log_file_num(KEEP_INFO_LOGS);
     options.set_stats_dump_period_sec(0);
+    // The default would end quietly at the first record that cannot be read, and drop what was acknowledged behind it.
+    // This one forgives only a tail that a crash cut off, which nobody was told of; anything else is said.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options
 }
 
@@ -196,7 +260,7 @@ fn column_options() -> Options {
     options
 }
 
-fn engine(action: &'static str, error: &rocksdb::Error) -> StoreError {
+pub(super) fn engine(action: &'static str, error: &rocksdb::Error) -> StoreError {
     let detail = error.as_ref().to_owned();
     match error.kind() {
         ErrorKind::Corruption => StoreError::Corrupt { detail },
@@ -241,7 +305,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 }
 
 /// If the columns are not the schema's, reads the schema record through a read-only handle that opens only its column.
-fn check_foreign_columns(path: &Path, schema: Schema) -> Result<(), StoreError> {
+pub(super) fn check_foreign_columns(path: &Path, schema: Schema) -> Result<(), StoreError> {
     let columns = DB::list_cf(&database_options(), path).map_err(|error| engine("open", &error))?;
     let meta = SchemaRecord::COLUMN.name();
     let expected: BTreeSet<&str> = [DEFAULT_COLUMN, meta]
@@ -276,58 +340,6 @@ fn check_foreign_columns(path: &Path, schema: Schema) -> Result<(), StoreError> 
     }
 }
 
-/// Which schema a directory holds. Column `schema`, key `schema`.
-#[derive(Debug)]
-struct SchemaRecord {
-    name: String,
-    version: u32,
-}
-
-impl SchemaRecord {
-    const KEY: [u8; 6] = *b"schema";
-
-    fn accept(&self, path: &Path, wanted: Schema) -> Result<(), StoreError> {
-        if self.name != wanted.name {
-            return Err(StoreError::OtherSchema {
-                path: path.to_path_buf(),
-                found: self.name.clone(),
-                wanted: wanted.name,
-            });
-        }
-        if self.version != wanted.version {
-            return Err(StoreError::SchemaVersion {
-                path: path.to_path_buf(),
-                name: wanted.name,
-                found: self.version,
-                supported: wanted.version,
-            });
-        }
-        Ok(())
-    }
-}
-
-impl Record for SchemaRecord {
-    const COLUMN: Column = Column::new("schema");
-    const VERSION: u8 = 1;
-
-    fn key(&self) -> Vec<u8> {
-        Self::KEY.to_vec()
-    }
-
-    fn write(&self, out: &mut Writer) {
-        out.bytes(self.name.as_bytes());
-        out.u32(self.version);
-    }
-
-    fn read(_version: u8, _key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
-        let name = fields.bytes()?.to_vec();
-        Ok(Self {
-            name: String::from_utf8(name).map_err(|_| RecordError::BadValue("the schema name"))?,
-            version: fields.u32()?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(
@@ -344,6 +356,7 @@ mod tests {
         name: "colours",
         version: 3,
         columns: &[RED, BLUE],
+        migrations: &[],
     };
 
     fn put(store: &impl Store, column: Column, key: &[u8], value: &[u8]) {
@@ -403,6 +416,7 @@ mod tests {
             name: "shapes",
             version: 3,
             columns: &[BLUE],
+            migrations: &[],
         };
         match RocksStore::open(dir.path(), other) {
             Err(StoreError::OtherSchema { found, wanted, .. }) => {
@@ -426,6 +440,62 @@ mod tests {
         ));
         let left = DB::list_cf(&options, dir.path()).unwrap();
         assert_eq!(left, ["default", "theirs"]);
+    }
+
+    /// The write-ahead log that holds what was just committed: the longest.
+    fn log_of(dir: &Path) -> PathBuf {
+        std::fs::read_dir(dir)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "log"))
+            .max_by_key(|path| path.metadata().unwrap().len())
+            .unwrap()
+    }
+
+    #[test]
+    fn a_log_that_is_damaged_in_the_middle_is_refused_and_one_cut_at_its_end_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path(), SCHEMA).unwrap();
+        for n in 0..40_u8 {
+            put(&store, RED, &[n], &[n; 4_000]);
+        }
+        drop(store);
+        let log = log_of(dir.path());
+        let whole = std::fs::read(&log).unwrap();
+        std::fs::write(&log, &whole[..whole.len() - 30]).unwrap();
+        let cut = RocksStore::open(dir.path(), SCHEMA).unwrap();
+        assert_eq!(cut.scan(RED, b"", b"", 99).unwrap().len(), 39);
+        drop(cut);
+
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path(), SCHEMA).unwrap();
+        for n in 0..40_u8 {
+            put(&store, RED, &[n], &[n; 4_000]);
+        }
+        drop(store);
+        let log = log_of(dir.path());
+        let mut damaged = std::fs::read(&log).unwrap();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        std::fs::write(&log, damaged).unwrap();
+        let refused = RocksStore::open(dir.path(), SCHEMA).unwrap_err();
+        assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
+        // What can be read, can be had, but never unasked: all but the log's block of 32 KiB around the damage.
+        let reader = super::super::RocksReader::open_skipping_damage(dir.path(), SCHEMA).unwrap();
+        let left = reader.scan(RED, b"", b"", 99).unwrap();
+        assert!(
+            (25..40).contains(&left.len()),
+            "{} records left",
+            left.len()
+        );
+        assert!(
+            left.iter().any(|(key, _)| key == &[39]),
+            "the last is there"
+        );
+        assert!(
+            RocksStore::open(dir.path(), SCHEMA).is_err(),
+            "still as it was"
+        );
     }
 
     #[test]

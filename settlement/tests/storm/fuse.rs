@@ -1,13 +1,13 @@
 //! When a process dies.
 //!
 //! Everything that leaves a trace outside the process (a write to its disk, a message handed to the chain) is an effect. A
-//! lit fuse burns down by one before and after each; when it is out, the process is dead: every effect fails, reads too,
+//! lit fuse burns down by one at each, before and after; when it is out, the process is dead: every effect fails, reads too,
 //! and whoever runs the process drops it. Its disk stays.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use cocoon_settlement::store::{Column, MemoryStore, Pair, Store, StoreError, WriteBatch};
+use cocoon_settlement::store::{Column, MemoryStore, Pair, Store, StoreError, Ticket, WriteBatch};
 
 /// Not lit.
 const NEVER: u32 = u32::MAX;
@@ -85,9 +85,13 @@ impl Store for Disk {
         self.platters.scan(column, prefix, from, limit)
     }
 
-    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
+    fn submit(&self, batch: WriteBatch) -> Result<Ticket, StoreError> {
         self.fuse.step()?;
-        self.platters.commit(batch)?;
-        self.fuse.step()
+        self.platters.submit(batch)
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.fuse.step()?;
+        self.platters.wait(ticket)
     }
 }

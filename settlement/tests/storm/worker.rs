@@ -70,7 +70,8 @@ impl Worker {
             batch_entries: 20,
             batch_credit: milliton(500),
             batch_age_ms: 60_000,
-            min_claim: milliton(100),
+            channel_risk: milliton(100),
+            watch_ms: 20_000,
             idle_look_ms: 20_000,
             ..SettlerConfig::new(self.terms.address().unwrap())
         }
@@ -274,6 +275,9 @@ async fn chain_side(
             let _ = world.transfer(&life.fuse, wallet, &[deploy]).await;
             alive(&life.fuse)?;
             None
+        }
+        SettlerOutput::LookAtPrices => {
+            Some(SettlerInput::Prices(world.chain.prices().await.unwrap()))
         }
         SettlerOutput::RolledBack(reason) => panic!("{reason}"),
         _ => None,

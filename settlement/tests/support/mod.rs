@@ -8,7 +8,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use cocoon_protocol::voucher::{SignedVoucher, Voucher};
+use cocoon_protocol::voucher::{Release, SignedRelease, SignedVoucher, Voucher};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
 use cocoon_settlement::chain::{Chain, ChainError, LocalChain, TransactionSummary};
 use cocoon_settlement::contract::{
@@ -33,6 +33,7 @@ pub struct Scene {
     pub chain: LocalChain,
     pub client: Wallet,
     pub worker: Wallet,
+    pub stranger: Wallet,
     pub voucher_key: SigningKey,
     pub ledger_key: SigningKey,
     pub terms: ChannelTerms,
@@ -47,6 +48,7 @@ impl Scene {
         let chain = LocalChain::instant(Devnet::in_memory(GENESIS).unwrap());
         let client = Wallet::from_key(key(1), GLOBAL_ID).unwrap();
         let worker = Wallet::from_key(key(2), GLOBAL_ID).unwrap();
+        let stranger = Wallet::from_key(key(8), GLOBAL_ID).unwrap();
         let voucher_key = key(3);
         let ledger_key = key(4);
         let terms = ChannelTerms {
@@ -61,8 +63,8 @@ impl Scene {
             key: PublicKey32::from_bytes(ledger_key.verifying_key().to_bytes()),
         };
         let faucet = devnet::faucet().unwrap();
-        let gifts =
-            [&client, &worker].map(|wallet| OutMessage::transfer(wallet.address(), ton(100_000)));
+        let gifts = [&client, &worker, &stranger]
+            .map(|wallet| OutMessage::transfer(wallet.address(), ton(100_000)));
         faucet.send(&chain, &gifts).await.unwrap();
         Self {
             channel: terms.address().unwrap(),
@@ -70,6 +72,7 @@ impl Scene {
             chain,
             client,
             worker,
+            stranger,
             voucher_key,
             ledger_key,
             terms,
@@ -101,6 +104,14 @@ impl Scene {
 
     pub fn voucher(&self, cumulative: NanoTon) -> SignedVoucher {
         Voucher {
+            channel: self.channel,
+            cumulative,
+        }
+        .sign(&self.voucher_key, GLOBAL_ID)
+    }
+
+    pub fn release(&self, cumulative: NanoTon) -> SignedRelease {
+        Release {
             channel: self.channel,
             cumulative,
         }

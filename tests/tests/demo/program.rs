@@ -1,11 +1,11 @@
 //! `cocoon demo` itself, as a process.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use cocoon_tests::program;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// `cocoon demo` with its own directory for temporary files.
 fn demo(model: &Path, temporary: &Path, more: &[&str]) -> Child {
@@ -110,6 +110,7 @@ fn a_kept_demo_answers_the_curl_that_it_prints_until_it_is_stopped() {
         let text = body["choices"][0]["message"]["content"].as_str().unwrap();
         assert!(!text.trim().is_empty());
     }
+    fetched_by_pytoniq(&said);
     let pid = demo.id().to_string();
     assert!(
         Command::new("kill")
@@ -126,6 +127,56 @@ fn a_kept_demo_answers_the_curl_that_it_prints_until_it_is_stopped() {
         0,
         "something was left behind"
     );
+}
+
+/// A light client that is not ours finds every transaction that the summary names, and its proofs in order.
+fn fetched_by_pytoniq(said: &str) {
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let mut transactions = Vec::new();
+    let lines: Vec<_> = said.lines().collect();
+    for pair in lines.windows(2) {
+        if let ([account, address, lt, time], [hash, digest]) =
+            (&words(pair[0])[..], &words(pair[1])[..])
+            && (account, lt, hash) == (&"account".into(), &"lt".into(), &"hash".into())
+        {
+            transactions.push(json!({"account": address, "lt": time, "hash": digest}));
+        }
+    }
+    assert!(transactions.len() >= 4, "commits and claims:\n{said}");
+    let config = said
+        .split_whitespace()
+        .find(|word| word.ends_with("/global.config.json;"))
+        .expect("where the global config is")
+        .trim_end_matches(';');
+    let Some(python) = program::ton_clients() else {
+        return;
+    };
+    let facts = json!({"config": config, "transactions": transactions});
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../settlement/tests/clients/fetch_transactions.py"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = Command::new(python)
+        .arg(script)
+        .current_dir(directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(facts.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["found"], transactions.len());
 }
 
 fn rest_of(child: &mut Child) -> String {

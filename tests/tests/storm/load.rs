@@ -25,7 +25,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) answered: u64,
-    /// By `error.code`; `no answer` where the client itself was dead.
+    /// By `error.code` and message; `no answer` where the client itself was dead.
     pub(crate) failed: BTreeMap<String, u64>,
 }
 
@@ -87,10 +87,10 @@ async fn ask(shared: Arc<Shared>, asker: usize) {
             urls[asker % urls.len()].clone()
         };
         let failure = match answer(&http, &url, prompt).await {
-            Ok(body) => match body.pointer("/error/code").and_then(Value::as_str) {
-                None => None,
-                Some(code) => Some(code.to_owned()),
-            },
+            Ok(body) => body
+                .pointer("/error/code")
+                .and_then(Value::as_str)
+                .map(|code| format!("{code}: {}", without_names(&body["error"]["message"]))),
             Err(_) => Some("no answer".to_owned()),
         };
         let failed = failure.is_some();
@@ -114,4 +114,17 @@ async fn answer(http: &reqwest::Client, url: &str, prompt: &str) -> Result<Value
         .await?
         .json()
         .await
+}
+
+/// Addresses, amounts and peers differ each time.
+fn without_names(message: &Value) -> String {
+    let message = message.as_str().unwrap_or_default();
+    let words = message.split_whitespace().map(|word| {
+        if word.chars().any(|c| c.is_ascii_digit()) {
+            "…"
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }

@@ -269,10 +269,12 @@ impl Mesh {
         until(&what, PATIENCE, async || {
             let status = worker.http.status().await?;
             let settlement = status.settlement.expect("a worker's settlement");
-            // Below the contract's least claim a channel keeps what it has.
-            let dust = MIN_CLAIM.nano() * u64::try_from(status.channels.len()).unwrap();
-            let left = settlement.earned_nanoton - settlement.settled_nanoton;
-            let done = settlement.pending_receipts == 0 && left < dust.max(1);
+            // Below the contract's least claim a channel keeps what it has; anything more is claimed, or on its way.
+            let claimed = status
+                .channels
+                .iter()
+                .all(|channel| channel.signed_nanoton - channel.claimed_nanoton < MIN_CLAIM.nano());
+            let done = settlement.pending_receipts == 0 && claimed;
             Ok(done.then(|| settlement.ledger.parse().unwrap()))
         })
         .await

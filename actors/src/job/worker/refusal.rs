@@ -81,6 +81,7 @@ pub(super) fn cashier_error(error: &CashierError) -> Refused {
     let code = match error {
         CashierError::Underfunded { .. } => JobErrorCode::ChannelUnderfunded,
         CashierError::NotOpen(_)
+        | CashierError::Closing { .. }
         | CashierError::NotOurs(_)
         | CashierError::ClosesTooSoon { .. }
         // Something else lives at the address that the client has named, or somebody else pays there.
@@ -88,7 +89,11 @@ pub(super) fn cashier_error(error: &CashierError) -> Refused {
         | CashierError::Ledger(LedgerError::ChannelConflict(_)) => JobErrorCode::ChannelUnknown,
         // Names of jobs are drawn by clients, at random.
         CashierError::Ledger(LedgerError::JobExists(_)) => JobErrorCode::BadRequest,
-        CashierError::InUse(_) | CashierError::Unreconciled => JobErrorCode::Overloaded,
+        CashierError::Credit(_) => JobErrorCode::CreditExhausted,
+        CashierError::InUse(_)
+        | CashierError::Unreconciled
+        | CashierError::Doubt(_)
+        | CashierError::Unproved(_) => JobErrorCode::Overloaded,
         _ => JobErrorCode::Internal,
     };
     refuse(code, error)

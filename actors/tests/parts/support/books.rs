@@ -11,8 +11,10 @@ use cocoon_actors::supervision::supervise;
 use cocoon_protocol::voucher::{SignedVoucher, Voucher};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
 use cocoon_settlement::contract::{ChannelTerms, open_message};
+use cocoon_settlement::credit::CreditConfig;
 use cocoon_settlement::devnet::GLOBAL_ID;
 use cocoon_settlement::ledger::{ClientLedger, SCHEMA, WorkerLedger};
+use cocoon_settlement::purse::PurseConfig;
 use cocoon_settlement::store::RocksStore;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +34,11 @@ pub fn paying(directory: &Path, chain: &TestChain, seed: u8) -> Paying {
         wallet: Arc::new(Mutex::new(wallet)),
         key: key(seed),
         global_id: GLOBAL_ID,
-        deposit: milliton(1_000),
+        purse: PurseConfig {
+            round_ms: 5,
+            ..PurseConfig::new(milliton(20_000), milliton(1_000))
+        },
+        unverified_risk: milliton(100),
         metrics: Metrics::new(),
     }
 }
@@ -49,6 +55,12 @@ pub fn earning(directory: &Path, chain: &TestChain, seed: u8) -> Earning {
         chain: chain.shared(),
         payout: wallet(seed).address(),
         global_id: GLOBAL_ID,
+        credit: CreditConfig {
+            per_client: milliton(3),
+            strangers: milliton(6),
+            forget_ms: 3_600_000,
+        },
+        unverified_risk: milliton(100),
         metrics: Metrics::new(),
     }
 }

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use cocoon_actors::clock;
 use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use cocoon_settlement::chain::{
-    AccountState, BlockRef, Chain, ChainError, LocalChain, MethodResult, Prices, StackItem,
-    TransactionSummary,
+    AccountState, BlockRef, Chain, ChainError, ChainStanding, LocalChain, MethodResult, Prices,
+    StackItem, TransactionSummary,
 };
 use cocoon_settlement::contract::{ChannelState, OutMessage, fetch_channel};
 use cocoon_settlement::devnet::{Devnet, GLOBAL_ID, faucet};
@@ -39,6 +39,8 @@ pub struct TestChain {
     /// Accounts that this view of the chain does not show yet.
     hidden: Arc<Mutex<BTreeSet<TonAddress>>>,
     silent: Arc<AtomicBool>,
+    /// Whether its head cannot be verified.
+    doubtful: Arc<AtomicBool>,
 }
 
 fn nobody() -> ChainError {
@@ -66,6 +68,7 @@ impl TestChain {
             fate: Arc::default(),
             hidden: Arc::default(),
             silent: Arc::default(),
+            doubtful: Arc::default(),
         }
     }
 
@@ -76,6 +79,7 @@ impl TestChain {
             fate: Arc::default(),
             hidden: Arc::default(),
             silent: Arc::default(),
+            doubtful: Arc::default(),
         }
     }
 
@@ -94,6 +98,11 @@ impl TestChain {
     /// The next message meets this fate.
     pub fn next(&self, fate: Fate) {
         *self.fate.lock().unwrap() = fate;
+    }
+
+    /// Whether this client of the chain can verify its head.
+    pub fn verifiable(&self, verifiable: bool) {
+        self.doubtful.store(!verifiable, Ordering::SeqCst);
     }
 
     /// Whether the last message that was meant to has met its fate.
@@ -193,5 +202,15 @@ impl Chain for TestChain {
     }
     async fn prices(&self) -> Result<Prices, ChainError> {
         self.hears()?.prices().await
+    }
+    fn standing(&self) -> ChainStanding {
+        if self.doubtful.load(Ordering::SeqCst) {
+            return ChainStanding::Unverifiable {
+                since: clock::now(),
+                last_seqno: 1,
+                reason: "as the test wants it".to_owned(),
+            };
+        }
+        ChainStanding::Trusted
     }
 }

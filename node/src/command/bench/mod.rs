@@ -3,6 +3,7 @@
 mod device;
 mod peers;
 mod processor;
+mod settlement;
 mod verify;
 
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ pub enum BenchWhat {
     Engine(EngineArgs),
     /// A verdict on evidence: first contact, warm, refused early; beside dcap-qvl alone
     Verify(verify::VerifyBenchArgs),
+    /// Settlement: vouchers to disk beside RocksDB alone, gas and fees of every operation, receipts in a batch
+    Settlement(settlement::SettlementBenchArgs),
 }
 
 /// Where the engine computes.
@@ -112,6 +115,7 @@ pub fn run(args: &BenchArgs) -> CommandResult {
             Where::Cuda | Where::Reference => device::run(args),
         },
         BenchWhat::Verify(args) => verify::run(args),
+        BenchWhat::Settlement(args) => settlement::run(args),
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::{ExplainArgs, PolicyCommandError, read};
 use crate::command::verify::block_of_chain;
 use crate::command::{CommandError, CommandResult, FAILURE, block_on};
-use crate::config::{Effective, Environment};
+use crate::config::{Config, Effective, Environment};
 use crate::receipt_check::MAX_DOCUMENT_BYTES;
 use crate::terminal::plain;
 use crate::trust;
@@ -61,7 +61,7 @@ pub(super) fn run(args: &ExplainArgs) -> CommandResult {
     }
     let effective = Effective::load(&flags, &Environment::of_process())?;
     let verifier = trust::verifier(&effective.config)?;
-    let beacons = beacons(&effective.config.chain_url, &bundle)?;
+    let beacons = beacons(&effective.config, &bundle)?;
     let claims = &bundle.claims;
     let expectation = Expectation::new(
         args.peer.unwrap_or(claims.peer),
@@ -210,10 +210,10 @@ pub(super) fn evidence(path: &Path) -> Result<EvidenceBundle, CommandError> {
 }
 
 /// The block that the evidence names, as the chain has it; none if there is no chain.
-fn beacons(chain_url: &str, bundle: &EvidenceBundle) -> Result<Vec<Beacon>, CommandError> {
+fn beacons(config: &Config, bundle: &EvidenceBundle) -> Result<Vec<Beacon>, CommandError> {
     block_on(async {
         Ok(
-            match block_of_chain(chain_url, bundle.claims.beacon.seqno).await {
+            match block_of_chain(config, bundle.claims.beacon.seqno).await {
                 Ok(beacon) => vec![beacon],
                 Err(error) => {
                     eprintln!("the block that the evidence names cannot be checked: {error}");

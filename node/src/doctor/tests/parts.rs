@@ -4,10 +4,10 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use cocoon_protocol::Digest;
-use cocoon_protocol::units::NanoTon;
-use cocoon_settlement::chain::LocalChain;
+use cocoon_protocol::units::{NanoTon, UnixMillis};
+use cocoon_settlement::chain::{ChainStanding, LiteError, LocalChain};
 use cocoon_settlement::devnet::Devnet;
-use ed25519_dalek::SigningKey;
+use cocoon_settlement::wallet::WalletKey;
 
 use super::world::{COLLATERAL, DATA, MODEL, NOW_S, POLICY, QUOTE, World, df, ran};
 use crate::config::{Origin, Problem};
@@ -254,7 +254,11 @@ fn a_wallet_needs_a_little_money() {
     let mut world = World::healthy();
     let view = |wallet| {
         let head = World::healthy().chain.unwrap().head;
-        Some(ChainView { head, wallet })
+        Some(ChainView {
+            head,
+            wallet,
+            ..World::healthy().chain.unwrap()
+        })
     };
     let holds = |nano| {
         view(Some(Ok(Wallet {
@@ -263,11 +267,11 @@ fn a_wallet_needs_a_little_money() {
         })))
     };
     world.chain = holds(50_000_000);
-    world.expect("wallet", Fine, "0.05 TON on 0:ab");
+    world.expect("wallet", Fine, "0.050000000 TON on 0:ab");
     world.chain = holds(49_999_999);
     world.expect("wallet", Warning, "too little");
     world.chain = holds(0);
-    world.expect("wallet", Missing, "0 TON");
+    world.expect("wallet", Missing, "0.000000000 TON");
     assert!(world.find("wallet").next.contains("0:ab"));
     world.chain = view(None);
     world.expect("wallet", Warning, "no key yet");
@@ -277,11 +281,35 @@ fn a_wallet_needs_a_little_money() {
     world.expect("chain", Missing, "nobody at http://x");
 }
 
+#[test]
+fn a_chain_that_cannot_be_verified_and_servers_that_fail_are_told() {
+    let mut world = World::healthy();
+    world.expect("chain", Fine, "block 7, 3 s old, verified");
+    world.expect("liteservers", Fine, "1 answer of 1");
+    let chain = world.chain.as_mut().unwrap();
+    chain.standing = ChainStanding::Unverifiable {
+        since: UnixMillis::from_millis(1_775_700_000_000),
+        last_seqno: 7,
+        reason: "a signature set of a form that this program does not know".to_owned(),
+    };
+    let mut other = chain.servers[0].clone();
+    other.demoted = Some(LiteError::Contradicts { seqno: 7 });
+    chain.servers.push(other.clone());
+    world.expect(
+        "chain",
+        Warning,
+        "unverifiable since unix second 1775700000",
+    );
+    world.expect("liteservers", Warning, "it names another block 7");
+    world.chain.as_mut().unwrap().servers = vec![other];
+    world.expect("liteservers", Missing, "0 answer of 1");
+}
+
 #[tokio::test]
 async fn a_real_chain_is_asked_for_its_block_and_the_wallet() {
     let unix = u32::try_from(NOW_S).unwrap();
     let chain = LocalChain::instant(Devnet::in_memory(unix).unwrap());
-    let key = SigningKey::from_bytes(&[7; 32]);
+    let key = WalletKey::parse(&"07".repeat(32)).unwrap();
     let view = ChainView::of(&chain, Some(key)).await;
     assert!(view.head.unwrap().unix >= unix);
     let wallet = view.wallet.unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cocoon_protocol::Digest;
 use cocoon_protocol::units::{NanoTon, UnixMillis};
-use cocoon_settlement::chain::BlockRef;
+use cocoon_settlement::chain::{BlockRef, ChainStanding, ServerState};
 
 use super::tiny;
 use crate::config::{Config, EvidenceSource, NodeRole, Problem};
@@ -127,6 +127,13 @@ impl World {
                     address: "0:ab".to_owned(),
                     balance: NanoTon::from_nano(NanoTon::PER_TON),
                 })),
+                standing: ChainStanding::Verified,
+                servers: vec![ServerState {
+                    address: "192.0.2.1:4000".to_owned(),
+                    seqno: Some(7),
+                    latency_ms: Some(3),
+                    demoted: None,
+                }],
             }),
             now_s: NOW_S,
             thorough: false,

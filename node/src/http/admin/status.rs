@@ -1,10 +1,10 @@
-//! `GET /status.json` and `GET /health`.
+//! `GET /status.json`, `GET /funds.json` and `GET /health`.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use cocoon_actors::gateway_port::{GatewayError, NodeStatus};
+use cocoon_actors::gateway_port::{Funds, GatewayError, NodeStatus};
 use serde_json::{Value, json};
 
 use crate::build_info;
@@ -16,6 +16,13 @@ pub(in crate::http) async fn get(
     State(state): State<Arc<HttpState>>,
 ) -> Result<Json<NodeStatus>, ApiError> {
     Ok(Json(state.node.status().await?))
+}
+
+/// Where every nanoTON is, for `cocoon funds`.
+pub(in crate::http) async fn funds(
+    State(state): State<Arc<HttpState>>,
+) -> Result<Json<Funds>, ApiError> {
+    Ok(Json(state.node.funds().await?))
 }
 
 /// 200 while the actors answer in time, an error with its reason otherwise.

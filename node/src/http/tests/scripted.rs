@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cocoon_actors::gateway_port::{
-    AdminCommand, Completion, Delta, Finish, Gateway, GatewayError, JobEvent, JobHandle,
+    AdminCommand, Completion, Delta, Finish, Funds, Gateway, GatewayError, JobEvent, JobHandle,
     JobSubmission, NodeStatus, NodeView, Opening, RECEIPT_FORMAT, ReceiptDocument, ReceiptKey,
     ServedModel, Usage, WorkerAttestation, job_channel,
 };
@@ -239,6 +239,10 @@ impl NodeView for Scripted {
             role: "client".to_owned(),
             ..NodeStatus::default()
         })
+    }
+
+    async fn funds(&self) -> Result<Funds, GatewayError> {
+        Ok(Funds::default())
     }
 
     async fn receipt(
