@@ -420,7 +420,7 @@ fn summary(client: &NodeStatus, seconds: f64) {
          \x20             ledgers; Tolk contracts in a real TVM with TON's fees\n   \
          simulated  the TDX machine: quotes come from a made-up root, so the hardware's promise is\n\
          \x20             missing; no GPU evidence\n   \
-         devnet     one process makes the blocks: no validators, no consensus, no real coins\n\n   \
+         devnet     one process makes and signs the blocks: no consensus, no real coins\n\n   \
          done in {seconds:.1} s"
     );
 }

@@ -86,7 +86,7 @@ impl World {
             self.chain.send_external(boc).await
         };
         fuse.step().map_err(dead)?;
-        if fate >= LOST_PERCENT && fate < LOST_PERCENT + UNHEARD_PERCENT && sent.is_ok() {
+        if (LOST_PERCENT..LOST_PERCENT + UNHEARD_PERCENT).contains(&fate) && sent.is_ok() {
             self.unheard += 1;
             return Err(nobody());
         }
