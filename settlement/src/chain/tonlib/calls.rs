@@ -167,14 +167,20 @@ mod tests {
         let refused = |text: &str| Fault::Refused(text.to_owned());
         let wrong = |text: &str| Fault::Wrong(text.to_owned());
         for (text, expected) in [
-            ("LITE_SERVER_NETWORKtimeout for adnl query query", late as fn(&str) -> Fault),
+            (
+                "LITE_SERVER_NETWORKtimeout for adnl query query",
+                late as fn(&str) -> Fault,
+            ),
             ("INTERNAL: get last block failed LITE_SERVER_NETWORK", late),
             ("LITE_SERVER_NOTREADY: block is not in db", late),
             (
                 "LITE_SERVER_UNKNOWN: cannot apply external message to current state : exitcode=33",
                 refused,
             ),
-            ("VALIDATE_BLOCK_PROOF(during last block synchronization)", wrong),
+            (
+                "VALIDATE_BLOCK_PROOF(during last block synchronization)",
+                wrong,
+            ),
             ("INVALID_BAG_OF_CELLS: body", wrong),
         ] {
             assert_eq!(Fault::of(text.to_owned()), expected(text), "{text}");

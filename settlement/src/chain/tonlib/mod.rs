@@ -8,16 +8,19 @@
 //!
 //! - **proved:** the head, link by link from `init_block` with the validators' signatures; an account and the
 //!   configuration, by Merkle proofs against that head; a block found by number or time, by links to it from that head; a
-//!   block's header, by the block's hash; a list of transactions, by the hash that each names of the one before (checked
-//!   here again). Get methods run in its own TVM on the proved account and configuration; libraries count by their hash;
+//!   list of transactions, by the hash that each names of the one before (checked here again). Get methods run in its own TVM on the proved account and configuration; libraries count by their hash;
 //! - **not proved:** how old the head is (nothing is held against the clock, and a head is compared only with what the same
 //!   server claims: one that is up to 100 blocks behind that is taken); that no other server has signed blocks that
 //!   contradict it (one server is asked at a time); that a message was passed on.
 //!
-//! So its standing is [`ChainStanding::Trusted`](super::ChainStanding), never "verified": the library does not say what it
+//! A block's header would tell its time, but `tonlib-client` 0.26.11 reads no header of the library inside pytonlib
+//! 0.0.72: that one leaves out the field `flags`. So times are had otherwise ([`TonlibChain::newest`], [`search`]).
+//!
+//! Its standing is [`ChainStanding::Trusted`](super::ChainStanding), never "verified": the library does not say what it
 //! proved or how, one server can hold it at an old head, and its code is not this project's to vouch for.
 
 mod calls;
+mod search;
 mod stack;
 
 use std::collections::VecDeque;
@@ -33,8 +36,8 @@ use tonlib_client::client::{
     ConnectionCheck, NOOP_CONNECTION_CALLBACK, TonClient, TonConnection, TonConnectionParams,
 };
 use tonlib_client::tl::{
-    AccountAddress, BlockId, BlockIdExt, BlocksHeader, InternalTransactionId, RawFullAccountState,
-    TonFunction, TonResult,
+    AccountAddress, BlockId, BlockIdExt, InternalTransactionId, RawFullAccountState, TonFunction,
+    TonResult,
 };
 use tonlib_client::types::TonMethodId;
 use tycho_types::boc::Boc;
@@ -42,6 +45,7 @@ use tycho_types::cell::{Cell, HashBytes};
 use tycho_types::models::BlockchainConfigParams;
 
 use self::calls::{Fault, bag, hash};
+use self::search::{Search, Seen};
 use super::external::{Taken, check, exit_code};
 use super::getter;
 use super::lite::GlobalConfig;
@@ -63,11 +67,7 @@ const LOOKUPS_AT_ONCE: usize = 8;
 const NOTIFICATIONS: usize = 1;
 /// What the library writes to standard error: only what ends the process.
 const LOG_LEVEL: u32 = 0;
-const MASTERCHAIN: i32 = -1;
-/// `blocks.lookupBlock` by number.
-const BY_SEQNO: i32 = 1;
-/// `blocks.lookupBlock` by logical time.
-const BY_LT: i32 = 2;
+const MASTERCHAIN: i8 = -1;
 
 /// Settings of a [`TonlibChain`].
 #[derive(Clone, Debug)]
@@ -163,53 +163,75 @@ impl TonlibChain {
         })
     }
 
-    async fn newest(&self) -> Result<BlockIdExt, ChainError> {
-        match self.ask(&TonFunction::Sync {}).await? {
-            TonResult::BlockIdExt(id) => Ok(id),
-            other => Err(self.unexpected("sync", &other)),
-        }
+    /// The newest block. The library tells a proved block's time nowhere but with an account's state, so it is asked for
+    /// the masterchain's account of zeros, which is in no shard but that one.
+    async fn newest(&self) -> Result<BlockRef, ChainError> {
+        let zeros = TonAddress {
+            workchain: MASTERCHAIN,
+            hash: [0; 32],
+        };
+        let state = self.raw_state(zeros).await?;
+        self.named_block(&state.block_id, state.sync_utime)
     }
 
-    async fn lookup(&self, mode: i32, id: BlockId, lt: u64) -> Result<BlockIdExt, ChainError> {
-        let lookup = TonFunction::BlocksLookupBlock {
-            mode,
-            id,
-            lt: lt.cast_signed(),
-            utime: 0,
-        };
-        match self.ask(&lookup).await? {
+    fn named_block(&self, id: &BlockIdExt, unix: i64) -> Result<BlockRef, ChainError> {
+        if id.workchain != i32::from(MASTERCHAIN) || id.shard != i64::MIN {
+            return Err(self.bad("a block of another shard than was asked for"));
+        }
+        Ok(BlockRef {
+            seqno: self.seqno(id)?,
+            hash: Digest::from_bytes(hash(&id.root_hash).map_err(|reason| self.bad(&reason))?),
+            unix: u32::try_from(unix).map_err(|_| self.bad("a time that is no 32-bit number"))?,
+        })
+    }
+
+    fn seqno(&self, id: &BlockIdExt) -> Result<u32, ChainError> {
+        u32::try_from(id.seqno).map_err(|_| self.bad("a negative number of a block"))
+    }
+
+    async fn lookup(&self, by: By) -> Result<BlockIdExt, ChainError> {
+        match self.ask(&by.question()).await? {
             TonResult::BlockIdExt(id) => Ok(id),
             other => Err(self.unexpected("blocks.lookupBlock", &other)),
         }
     }
 
-    async fn header(&self, id: BlockIdExt) -> Result<BlockRef, ChainError> {
-        let question = TonFunction::GetBlockHeader { id: id.clone() };
-        let header: BlocksHeader = match self.ask(&question).await? {
-            TonResult::BlocksHeader(header) => header,
-            other => return Err(self.unexpected("blocks.getBlockHeader", &other)),
-        };
-        if header.id != id {
-            return Err(self.bad("the header of another block"));
+    /// When a masterchain block older than `newest` was made, by looking blocks up by time.
+    async fn time_of(&self, seqno: u32, newest: BlockRef) -> Result<u32, ChainError> {
+        let mut search = Search::below(newest.unix);
+        while let Some(unix) = search.next() {
+            let by = By::Unix(unix);
+            let found = match self.once(&by.question()).await {
+                Ok(TonResult::BlockIdExt(id)) => Some(id),
+                // Before the first block there is none whose neighbours could be shown.
+                Err(Fault::Wrong(_)) => None,
+                _ => Some(self.lookup(by).await?),
+            };
+            search.saw(match found {
+                Some(id) if self.seqno(&id)? <= seqno => Seen::AtOrBefore,
+                Some(_) => Seen::After,
+                None => Seen::Nothing,
+            });
         }
-        let seqno = u32::try_from(id.seqno);
-        Ok(BlockRef {
-            seqno: seqno.map_err(|_| self.bad("a negative number of a block"))?,
-            hash: Digest::from_bytes(hash(&id.root_hash).map_err(|reason| self.bad(&reason))?),
-            unix: u32::try_from(header.gen_utime)
-                .map_err(|_| self.bad("a time that is no 32-bit number"))?,
-        })
+        search
+            .found()
+            .ok_or_else(|| self.bad("no time leads to that block"))
     }
 
-    /// The account, or `None` where nothing ever arrived: its balance is -1 then.
-    async fn state(&self, address: TonAddress) -> Result<Option<RawFullAccountState>, ChainError> {
+    async fn raw_state(&self, address: TonAddress) -> Result<RawFullAccountState, ChainError> {
         let question = TonFunction::RawGetAccountState {
             account_address: named(address),
         };
         match self.ask(&question).await? {
-            TonResult::RawFullAccountState(state) => Ok(Some(state).filter(|s| s.balance >= 0)),
+            TonResult::RawFullAccountState(state) => Ok(state),
             other => Err(self.unexpected("raw.getAccountState", &other)),
         }
+    }
+
+    /// The account, or `None` where nothing ever arrived: its balance is -1 then.
+    async fn state(&self, address: TonAddress) -> Result<Option<RawFullAccountState>, ChainError> {
+        let state = self.raw_state(address).await?;
+        Ok(Some(state).filter(|state| state.balance >= 0))
     }
 
     async fn config(&self) -> Result<BlockchainConfigParams, ChainError> {
@@ -251,14 +273,11 @@ impl TonlibChain {
     ) -> Result<TransactionSummary, ChainError> {
         let mut summary =
             report::transaction(address, 0, &cell).map_err(encoding("transaction"))?;
-        let shard = BlockId {
-            workchain: i32::from(address.workchain),
-            shard: shard_of(address),
-            seqno: 0,
-        };
-        let found = self.lookup(BY_LT, shard, summary.lt).await?;
-        summary.block =
-            u32::try_from(found.seqno).map_err(|_| self.bad("a negative number of a block"))?;
+        let found = self.lookup(By::Lt(address, summary.lt)).await?;
+        if found.workchain != i32::from(address.workchain) {
+            return Err(self.bad("a block of another chain"));
+        }
+        summary.block = self.seqno(&found)?;
         Ok(summary)
     }
 }
@@ -269,10 +288,54 @@ fn named(address: TonAddress) -> AccountAddress {
     }
 }
 
+/// What a block is looked up by.
+#[derive(Clone, Copy)]
+enum By {
+    /// Number, in the masterchain.
+    Seqno(u32),
+    /// Seconds since 1970, in the masterchain: the first block that is not before.
+    Unix(u32),
+    /// The logical time of a transaction of this account.
+    Lt(TonAddress, u64),
+}
+
+impl By {
+    fn question(self) -> TonFunction {
+        let mut id = BlockId {
+            workchain: i32::from(MASTERCHAIN),
+            shard: i64::MIN,
+            seqno: 0,
+        };
+        let (mut lt, mut utime) = (0, 0);
+        let mode = match self {
+            Self::Seqno(seqno) => {
+                id.seqno = seqno.cast_signed();
+                1
+            }
+            Self::Lt(account, at) => {
+                id.workchain = i32::from(account.workchain);
+                id.shard = shard_of(account);
+                lt = at.cast_signed();
+                2
+            }
+            Self::Unix(unix) => {
+                utime = unix.cast_signed();
+                4
+            }
+        };
+        TonFunction::BlocksLookupBlock {
+            mode,
+            id,
+            lt,
+            utime,
+        }
+    }
+}
+
 /// The smallest shard that holds the account: the first 60 bits of its address, TON's longest prefix, and the bit that
 /// ends it. The masterchain is one shard.
 fn shard_of(address: TonAddress) -> i64 {
-    if i32::from(address.workchain) == MASTERCHAIN {
+    if address.workchain == MASTERCHAIN {
         return i64::MIN;
     }
     let mut first = [0; 8];
@@ -290,29 +353,25 @@ impl Chain for TonlibChain {
     }
 
     async fn head(&self) -> Result<BlockRef, ChainError> {
-        let id = self.newest().await?;
-        self.header(id).await
+        self.newest().await
     }
 
+    /// The time of an old block takes some twenty lookups. Where several blocks are of one second, which lookup answers
+    /// is the server's choice, and a server that wants to can make the block a second older than it is.
     async fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
         let newest = self.newest().await?;
-        let wanted = i32::try_from(seqno).ok();
-        let Some(wanted) = wanted.filter(|wanted| *wanted <= newest.seqno) else {
+        if seqno > newest.seqno || seqno == 0 {
             return Err(ChainError::NoSuchBlock { seqno });
-        };
-        if wanted == newest.seqno {
-            return self.header(newest).await;
         }
-        let id = BlockId {
-            workchain: MASTERCHAIN,
-            shard: i64::MIN,
-            seqno: wanted,
-        };
-        let found = self.lookup(BY_SEQNO, id, 0).await?;
-        if found.seqno != wanted || found.workchain != MASTERCHAIN {
+        if seqno == newest.seqno {
+            return Ok(newest);
+        }
+        let found = self.lookup(By::Seqno(seqno)).await?;
+        if self.seqno(&found)? != seqno {
             return Err(self.bad("another block than was asked for"));
         }
-        self.header(found).await
+        let unix = self.time_of(seqno, newest).await?;
+        self.named_block(&found, i64::from(unix))
     }
 
     /// An account without code is uninitialised here, though one that is active with data alone is thinkable: the library
