@@ -18,5 +18,7 @@ ln -sf "$library" "$links/libtonlibjson.so.0.5"
 export LIBRARY_PATH="$links${LIBRARY_PATH:+:$LIBRARY_PATH}"
 export LD_LIBRARY_PATH="$links${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
+# Unoptimised: ledgers are another test.
 exec cargo nextest run --locked -p cocoon-settlement --features tonlib --lib --test tonlib_chain \
+	--config profile.dev.package.cocoon-settlement.opt-level=0 \
 	-E 'binary(tonlib_chain) | test(chain::tonlib::)' "$@"

@@ -14,7 +14,8 @@
 //!   contradict it (one server is asked at a time); that a message was passed on.
 //!
 //! A block's header would tell its time, but `tonlib-client` 0.26.11 reads no header of the library inside pytonlib
-//! 0.0.72: that one leaves out the field `flags`. So times are had otherwise ([`TonlibChain::newest`], [`search`]).
+//! 0.0.72: that one leaves out the field `flags`. So times are had otherwise: the head's with an
+//! account's state, an old block's by lookups.
 //!
 //! Its standing is [`ChainStanding::Trusted`](super::ChainStanding), never "verified": the library does not say what it
 //! proved or how, one server can hold it at an old head, and its code is not this project's to vouch for.
@@ -357,7 +358,8 @@ impl Chain for TonlibChain {
     }
 
     /// The time of an old block takes some twenty lookups. Where several blocks are of one second, which lookup answers
-    /// is the server's choice, and a server that wants to can make the block a second older than it is.
+    /// is the server's choice, and a server that wants to can make the block a second older than it is. A block of the same
+    /// second as the chain's first has no time that a lookup shows.
     async fn block(&self, seqno: u32) -> Result<BlockRef, ChainError> {
         let newest = self.newest().await?;
         if seqno > newest.seqno || seqno == 0 {
