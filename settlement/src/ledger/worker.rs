@@ -92,8 +92,9 @@ impl<S: Store> WorkerLedger<S> {
                 return Err(LedgerError::ChannelConflict(address));
             }
             let mut batch = WriteBatch::new();
-            if another {
+            if another || known.expected.is_some() {
                 known.client = client;
+                known.expected = None;
                 batch.put(&known);
             }
             self.finish(writing, batch)?;
@@ -116,6 +117,7 @@ impl<S: Store> WorkerLedger<S> {
             covered: None,
             claimed,
             pending: None,
+            expected: None,
         };
         let mut batch = WriteBatch::new();
         batch.put(&channel);
