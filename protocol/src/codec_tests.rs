@@ -190,6 +190,7 @@ fn any_bytes_may_come_as_a_clients_frame() {
     fuzz::<ClientFrame>(&one(
         any_client_frame().prop_filter("job", |frame| matches!(frame, ClientFrame::Job(_)))
     ));
+    fuzz::<OpeningTerms>(&largest_terms());
 }
 #[test]
 fn any_bytes_may_come_as_a_workers_frame() {

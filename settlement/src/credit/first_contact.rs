@@ -49,9 +49,7 @@ pub enum FirstContactError {
         limit: NanoTon,
     },
     /// Too many at once.
-    #[error(
-        "{MAX_FIRST_CONTACTS} channels are served that are not on chain; wait for the channel"
-    )]
+    #[error("{MAX_FIRST_CONTACTS} channels are served that are not on chain; wait for the channel")]
     Full,
     /// The channel was promised long ago, and has never appeared.
     #[error("the channel was announced too long ago and is still not on chain")]
@@ -111,10 +109,12 @@ impl FirstContactBook {
         }
     }
 
-    /// A channel that an earlier process has served for, from the ledger: `held` is what was signed there. One that was
-    /// written off then already is left out.
+    /// A channel that an earlier process has served for, from the ledger: `held` is what was signed there. One whose last
+    /// job must have been written off by now is left out.
     pub fn resume(&mut self, now: UnixMillis, contact: FirstContact, held: NanoTon) {
-        if self.is_overdue(now, contact.since) || held == NanoTon::ZERO {
+        // The last job was admitted within `forget_ms` of the first word, and counts for as long again.
+        let longest = self.config.forget_ms.saturating_mul(2);
+        if now.saturating_since(contact.since) >= longest || held == NanoTon::ZERO {
             return;
         }
         self.channels.insert(

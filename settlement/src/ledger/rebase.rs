@@ -95,8 +95,6 @@ pub fn rebase(
             entered: held,
             covered: None,
             pending: None,
-            // Seen on chain if it is there; if it is not, it has promised nothing that counts.
-            expected: None,
             ..known
         };
         if let Some(held) = held {
