@@ -40,6 +40,8 @@ impl View {
             let mut earning = earning(&books.map_err(internal)?);
             let credit = credit.map_err(internal)?;
             earning.totals.credit_nanoton = credit.unpaid.nano();
+            earning.totals.first_contact_nanoton = credit.first_contact.nano();
+            earning.totals.first_contact_lost_nanoton = credit.first_contact_lost.nano();
             for channel in &mut earning.channels {
                 channel.closes_at_unix = credit
                     .closing
@@ -232,8 +234,11 @@ fn earning(books: &WorkerSummary) -> EarningFunds {
         };
         let totals = &mut funds.totals;
         let grow = |sum: &mut u64, amount: u64| *sum = sum.saturating_add(amount);
-        grow(&mut totals.uncovered_nanoton, channel.uncovered_nanoton);
-        grow(&mut totals.claimable_nanoton, channel.claimable_nanoton);
+        // What is signed on a channel that is not on chain is nobody's money yet.
+        if line.expected.is_none() {
+            grow(&mut totals.uncovered_nanoton, channel.uncovered_nanoton);
+            grow(&mut totals.claimable_nanoton, channel.claimable_nanoton);
+        }
         if channel.held_nanoton > 0 {
             funds.channels.push(channel);
         }
@@ -417,6 +422,7 @@ mod tests {
             covered: nano(covered),
             claimed: nano(claimed),
             pending: None,
+            expected: None,
         };
         let books = WorkerSummary {
             // The last was claimed by somebody else, up to what no commit covers here.
@@ -424,6 +430,11 @@ mod tests {
                 line(1, 100, 70, 30),
                 line(2, 900, 900, 0),
                 line(3, 50, 10, 40),
+                // Signed on a channel that is not there yet.
+                WorkerChannelLine {
+                    expected: Some(UnixMillis::from_millis(1)),
+                    ..line(4, 700, 0, 0)
+                },
             ],
             held: nano(1_050),
             credited: nano(1_050),

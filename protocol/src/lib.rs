@@ -46,7 +46,8 @@ pub use evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceReques
 pub use gpu::{Gpu, GpuEvidence, gpu_nonce};
 pub use ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 pub use job::{
-    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
+    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, OpeningTerms, Outcome,
+    WorkerFrame,
 };
 pub use log::{ConsistencyReply, ConsistencyRequest, ImageProof, LogNews, SplitView};
 pub use log_heads::LogHeads;

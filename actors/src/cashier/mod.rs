@@ -6,6 +6,7 @@
 //! the proof that it is.
 
 pub mod earning;
+mod first_contact;
 mod moving;
 mod opening;
 pub mod paying;
@@ -91,6 +92,9 @@ pub enum CashierError {
     /// The client has had enough without paying.
     #[error(transparent)]
     Credit(#[from] cocoon_settlement::credit::CreditError),
+    /// The channel is not on chain, and no more is served before it is.
+    #[error(transparent)]
+    FirstContact(#[from] cocoon_settlement::credit::FirstContactError),
     /// The chain's head cannot be verified, and enough is at risk.
     #[error(transparent)]
     Doubt(#[from] cocoon_settlement::credit::DoubtExhausted),
@@ -145,6 +149,7 @@ impl Actor for Cashier {
     fn started(&mut self, context: &mut Self::Context) {
         self.watch_openings(context);
         self.watch_deposits(context);
+        self.watch_first_contacts(context);
     }
 }
 impl Supervised for Cashier {

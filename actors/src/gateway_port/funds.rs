@@ -184,4 +184,11 @@ pub struct EarningTotals {
     pub claimable_nanoton: u64,
     /// Served and not signed for: credit to clients, running jobs' whole windows included.
     pub credit_nanoton: u64,
+    /// Served on channels that are not on chain yet, signed for or not, running jobs' worst cases included. In no other
+    /// sum.
+    #[serde(default)]
+    pub first_contact_nanoton: u64,
+    /// Of that, written off since the process began, because the channel never appeared.
+    #[serde(default)]
+    pub first_contact_lost_nanoton: u64,
 }

@@ -193,6 +193,7 @@ impl Job {
             channel: self.request.channel,
             needed,
             credit_window: lease.offer.credit_window,
+            terms: self.request.terms,
         };
         let channel = ask(&self.parts.cashier, open)
             .await

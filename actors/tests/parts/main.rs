@@ -23,6 +23,8 @@ mod collateral;
 #[cfg(feature = "simulated-evidence")]
 mod finding_workers;
 #[cfg(feature = "simulated-evidence")]
+mod first_contact;
+#[cfg(feature = "simulated-evidence")]
 mod richer_jobs;
 #[cfg(feature = "simulated-evidence")]
 mod vault;

@@ -192,6 +192,13 @@ fn earning_text(earning: &EarningFunds, now: u64) -> String {
         ton(totals.claimable_nanoton),
         ton(totals.credit_nanoton),
     ));
+    if totals.first_contact_nanoton > 0 || totals.first_contact_lost_nanoton > 0 {
+        text.push_str(&format!(
+            "{} served before its channel is on chain; {} written off because the channel never came\n",
+            ton(totals.first_contact_nanoton),
+            ton(totals.first_contact_lost_nanoton),
+        ));
+    }
     text.push_str(&format!(
         "ledger contract {}: {}, for commits\n",
         plain(&earning.ledger),

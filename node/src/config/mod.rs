@@ -87,6 +87,10 @@ pub struct Config {
     pub credit_client_windows: u64,
     /// The most that all strangers together may have unpaid, credit windows.
     pub credit_total_windows: u64,
+    /// The most that one client may have before its channel is on chain, nanoTON; 0 serves nobody before.
+    pub credit_first_contact_nanoton: u64,
+    /// The same for all clients together, nanoTON.
+    pub credit_first_contact_total_nanoton: u64,
     /// A channel is claimed when it owes so many times the fee of a claim.
     pub claim_fee_multiple: u64,
     /// A channel is claimed when it owes this much, nanoTON.
@@ -151,6 +155,8 @@ impl Default for Config {
             deposit_nanoton: NanoTon::PER_TON,
             credit_client_windows: 10,
             credit_total_windows: 100,
+            credit_first_contact_nanoton: 2_000_000,
+            credit_first_contact_total_nanoton: 10_000_000,
             claim_fee_multiple: 1_000,
             channel_risk_nanoton: 5_000_000_000,
             total_risk_nanoton: 20_000_000_000,

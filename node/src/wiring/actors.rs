@@ -31,7 +31,7 @@ use cocoon_protocol::domain::Network;
 use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
 use cocoon_protocol::{Digest, ModelTerms, NanoTon, PeerId, Price, PublicKey32, TonAddress};
 use cocoon_settlement::contract::LedgerTerms;
-use cocoon_settlement::credit::CreditConfig;
+use cocoon_settlement::credit::{CreditConfig, FirstContactConfig};
 use cocoon_settlement::ledger::{ClientLedger, WorkerLedger};
 use cocoon_settlement::purse::PurseConfig;
 use cocoon_settlement::settler::SettlerConfig;
@@ -56,6 +56,9 @@ use crate::trust;
 
 /// After this time an unpaid job is written off: strangers can cost a worker `credit_total_windows` in it, and no more.
 const FORGET_DEBTS_MS: u64 = 24 * 3_600_000;
+/// After this time a channel that was served on and has not appeared on chain is written off: first contacts can cost a
+/// worker `credit_first_contact_total_nanoton` in it, and no more. Channels appear within seconds.
+const FORGET_FIRST_CONTACTS_MS: u64 = 3_600_000;
 /// Sessions a worker holds at once. Not bound to its slots: until it has redeemed an offer a session
 /// costs next to nothing, and a stranger may keep one silent for as long as a handshake may take.
 /// One peer's are bounded by the swarm, so this leaves room for others.
@@ -398,6 +401,11 @@ fn add_worker(
                 per_client: window.saturating_mul(config.credit_client_windows),
                 strangers: window.saturating_mul(config.credit_total_windows),
                 forget_ms: FORGET_DEBTS_MS,
+            },
+            first_contact: FirstContactConfig {
+                per_client: NanoTon::from_nano(config.credit_first_contact_nanoton),
+                total: NanoTon::from_nano(config.credit_first_contact_total_nanoton),
+                forget_ms: FORGET_FIRST_CONTACTS_MS,
             },
             unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
             metrics: metrics.clone(),

@@ -89,6 +89,20 @@ impl ClientChannel {
         self.spendable().saturating_sub(self.signed_total())
     }
 
+    /// Whether a voucher may be signed: it is open, or the message that opens it was sent. A voucher on a channel that
+    /// never opens binds its client to nothing.
+    #[must_use]
+    pub fn takes_vouchers(&self) -> bool {
+        matches!(
+            self.state,
+            ClientChannelState::Open
+                | ClientChannelState::Opening {
+                    message: Some(_),
+                    ..
+                }
+        )
+    }
+
     /// The newest voucher, to be sent again to a worker that does not have it.
     #[must_use]
     pub fn newest_voucher(&self) -> Option<SignedVoucher> {

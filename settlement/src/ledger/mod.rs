@@ -36,6 +36,10 @@ mod crash_tests;
 #[cfg(test)]
 mod crash_world;
 mod dump;
+mod durable;
+#[cfg(test)]
+mod durable_tests;
+mod expected;
 mod jobs;
 mod leaves;
 mod log_news;
@@ -68,6 +72,7 @@ pub use client_records::{
 pub use collateral::KeptCollateral;
 pub use copy::{Contents, contents, copy, for_each_pair};
 pub use dump::describe;
+pub use durable::{Acknowledger, Undurable};
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
 pub use leaves::{Leaf, LeafClaim, LeavesError, LeavesReader, MAX_LEAF_BYTES, publish};
 pub use log_news::KeptLogNews;
@@ -79,7 +84,7 @@ pub use voucher_check::{CheckedVoucher, VoucherError, check_voucher};
 pub use worker::{ClosedJob, WorkerLedger};
 pub use worker_records::{
     Batch, BatchProgress, ClaimRecord, Entry, EntryContent, HeldVoucher, MAX_BATCH_ENTRIES,
-    MAX_CHANNELS, PendingClaim, TransactionRecord, WorkerChannel,
+    MAX_CHANNELS, MAX_CHANNELS_TO_EXPECT, PendingClaim, TransactionRecord, WorkerChannel,
 };
 
 use crate::store::{Column, RecordError, Schema, StoreError};
@@ -119,7 +124,8 @@ const CLIENT_EVIDENCE_BY_AGE: Column = Column::new("client.evidence.by_age");
 pub const SCHEMA: Schema = Schema {
     name: "cocoon-ledger",
     // 2: receipts are of version 2 and stand beside their salts; evidence is kept.
-    version: 2,
+    // 3: a worker's channel may be expected, and not be on chain yet.
+    version: 3,
     columns: &[
         WORKER_HEAD,
         WORKER_CHANNELS,

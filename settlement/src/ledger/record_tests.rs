@@ -49,21 +49,25 @@ fn worker_channel() -> impl Strategy<Value = WorkerChannel> {
         any::<[u64; 2]>(),
         vouchers,
         option::of(any::<(u64, u32)>()),
+        option::of(any::<u64>()),
     )
         .prop_map(
-            |([a, b], [base, claimed], [held, entered, covered], pending)| WorkerChannel {
-                address: address(a),
-                client: peer(b),
-                client_key: cocoon_protocol::PublicKey32::from_bytes([b; 32]),
-                base: ton(base),
-                held,
-                entered,
-                covered,
-                claimed: ton(claimed),
-                pending: pending.map(|(cumulative, retry_after)| PendingClaim {
-                    cumulative: ton(cumulative),
-                    retry_after,
-                }),
+            |([a, b], [base, claimed], [held, entered, covered], pending, expected)| {
+                WorkerChannel {
+                    address: address(a),
+                    client: peer(b),
+                    client_key: cocoon_protocol::PublicKey32::from_bytes([b; 32]),
+                    base: ton(base),
+                    held,
+                    entered,
+                    covered,
+                    claimed: ton(claimed),
+                    pending: pending.map(|(cumulative, retry_after)| PendingClaim {
+                        cumulative: ton(cumulative),
+                        retry_after,
+                    }),
+                    expected: expected.map(at),
+                }
             },
         )
 }

@@ -15,6 +15,10 @@ use crate::store::{Column, Reader, Record, RecordError, Writer};
 /// Channels a worker registers. Each needs a deposit on chain, so this is money, not spam; still, a bound.
 pub const MAX_CHANNELS: u32 = 65_536;
 
+/// No channel is registered that is not on chain while there are so many: those cost nothing, and may not take the room of
+/// those that do.
+pub const MAX_CHANNELS_TO_EXPECT: u32 = MAX_CHANNELS / 2;
+
 /// Entries in one batch. A commit costs the same for any number; this bounds the work of cutting one, some tenths of a
 /// second. How many a worker waits for is its settler's choice.
 pub const MAX_BATCH_ENTRIES: u32 = 100_000;
@@ -88,6 +92,8 @@ pub struct WorkerChannel {
     pub claimed: NanoTon,
     /// A claim on its way.
     pub pending: Option<PendingClaim>,
+    /// Until the channel was seen on chain with a deposit that covers what is signed: since when it was expected.
+    pub expected: Option<UnixMillis>,
 }
 
 impl WorkerChannel {
@@ -116,7 +122,8 @@ impl WorkerChannel {
 
 impl Record for WorkerChannel {
     const COLUMN: Column = WORKER_CHANNELS;
-    const VERSION: u8 = 1;
+    /// 2 adds `expected`: in version 1 every channel was seen before it was written down.
+    const VERSION: u8 = 2;
 
     fn key(&self) -> Vec<u8> {
         channel_key(&self.address)
@@ -134,9 +141,10 @@ impl Record for WorkerChannel {
             out.amount(pending.cumulative);
             out.u32(pending.retry_after);
         });
+        out.option(self.expected.as_ref(), |out, since| out.u64(since.millis()));
     }
 
-    fn read(_version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
+    fn read(version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
         Ok(Self {
             address: whole_key(key, read_channel)?,
             client: read_peer(fields)?,
@@ -152,6 +160,11 @@ impl Record for WorkerChannel {
                     retry_after: fields.u32()?,
                 })
             })?,
+            expected: if version >= 2 {
+                fields.option(|fields| Ok(UnixMillis::from_millis(fields.u64()?)))?
+            } else {
+                None
+            },
         })
     }
 }

@@ -34,6 +34,8 @@ struct Claim {
     /// Since when something is covered and not paid.
     since: Option<UnixMillis>,
     newest_view: u32,
+    /// The chain shows no such channel: served on before it was there, and it has not come.
+    absent: bool,
     next_look: UnixMillis,
     told: Option<SettlerProblem>,
 }
@@ -75,9 +77,9 @@ impl Claim {
         self.flight.is_some() || enough
     }
 
-    /// Nothing can be done about it.
+    /// Nothing can be done about it now.
     fn is_hopeless(&self) -> bool {
-        matches!(self.told, Some(SettlerProblem::Underfunded { .. }))
+        self.absent || matches!(self.told, Some(SettlerProblem::Underfunded { .. }))
     }
 
     fn tell(&mut self, problem: SettlerProblem, out: &mut Vec<SettlerOutput>) {
@@ -119,6 +121,7 @@ impl Claims {
                     pressed: false,
                     since: None,
                     newest_view: 0,
+                    absent: false,
                     next_look: UnixMillis::from_millis(0),
                     told: None,
                 });
@@ -237,8 +240,9 @@ impl Claims {
             return;
         }
         claim.newest_view = unix;
-        // A channel is never deleted (its contract keeps a tombstone), so none at all is a server that lags, or a chain
-        // that was reset. Nothing can be claimed now; keep looking.
+        // A channel is never deleted (its contract keeps a tombstone), so none at all is one that has not come yet, a
+        // server that lags, or a chain that was reset. Nothing can be claimed now; keep looking.
+        claim.absent = view.is_none();
         let Some(view) = view else { return };
         if view.claimed < claim.claimed {
             return;
