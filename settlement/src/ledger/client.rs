@@ -203,7 +203,7 @@ impl<S: Store> ClientLedger<S> {
         })
     }
 
-    fn change(
+    pub(super) fn change(
         &self,
         address: &TonAddress,
         change: impl FnOnce(&mut ClientChannel) -> Result<(), LedgerError>,

@@ -115,6 +115,11 @@ fn worker_channel(channel: &WorkerChannel) -> Value {
         "covered_nanoton": total(channel.covered),
         "claimed_nanoton": channel.claimed.nano(),
         "pending_nanoton": channel.pending.map(|pending| pending.cumulative.nano()),
+        "release": channel.release.map(|release| json!({
+            "total_nanoton": release.cumulative.nano(),
+            "attempts": release.attempts,
+            "done": release.done,
+        })),
     })
 }
 

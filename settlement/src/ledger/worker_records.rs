@@ -7,7 +7,7 @@ use cocoon_protocol::{
 
 use super::jobs::{read_peer, write_channel};
 use super::{
-    WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD, channel_key,
+    AgreedRelease, WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD, channel_key,
     read_channel, read_digest, whole_key,
 };
 use crate::store::{Column, Reader, Record, RecordError, Writer};
@@ -88,6 +88,8 @@ pub struct WorkerChannel {
     pub claimed: NanoTon,
     /// A claim on its way.
     pub pending: Option<PendingClaim>,
+    /// Client and worker are closing it together. Since version 2.
+    pub release: Option<AgreedRelease>,
 }
 
 impl WorkerChannel {
@@ -116,7 +118,7 @@ impl WorkerChannel {
 
 impl Record for WorkerChannel {
     const COLUMN: Column = WORKER_CHANNELS;
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 
     fn key(&self) -> Vec<u8> {
         channel_key(&self.address)
@@ -134,9 +136,10 @@ impl Record for WorkerChannel {
             out.amount(pending.cumulative);
             out.u32(pending.retry_after);
         });
+        out.option(self.release.as_ref(), |out, release| release.write(out));
     }
 
-    fn read(_version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
+    fn read(version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
         Ok(Self {
             address: whole_key(key, read_channel)?,
             client: read_peer(fields)?,
@@ -152,6 +155,10 @@ impl Record for WorkerChannel {
                     retry_after: fields.u32()?,
                 })
             })?,
+            release: match version {
+                1 => None,
+                _ => fields.option(AgreedRelease::read)?,
+            },
         })
     }
 }
