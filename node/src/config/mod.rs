@@ -89,6 +89,8 @@ pub struct Config {
     pub credit_total_windows: u64,
     /// A channel is claimed when it owes so many times the fee of a claim.
     pub claim_fee_multiple: u64,
+    /// A channel is closed together when it has earned so many times what that costs the worker.
+    pub release_fee_multiple: u64,
     /// A channel is claimed when it owes this much, nanoTON.
     pub channel_risk_nanoton: u64,
     /// The largest channels are claimed when all together owe this much, nanoTON.
@@ -152,6 +154,7 @@ impl Default for Config {
             credit_client_windows: 10,
             credit_total_windows: 100,
             claim_fee_multiple: 1_000,
+            release_fee_multiple: 10,
             channel_risk_nanoton: 5_000_000_000,
             total_risk_nanoton: 20_000_000_000,
             claim_age_s: 604_800,

@@ -10,6 +10,7 @@ use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::Cashier;
 use cocoon_actors::cashier::earning::Earning;
 use cocoon_actors::cashier::paying::Paying;
+use cocoon_actors::cashier::releasing::SettledBy;
 use cocoon_actors::collateral::CollateralKeeper;
 use cocoon_actors::directory::Directory;
 use cocoon_actors::engine::Engine;
@@ -176,6 +177,7 @@ impl Actors {
             log: self.log.clone(),
             collateral: self.collateral.clone(),
             sessions: self.sessions.clone(),
+            cashier: self.cashier.clone().filter(|_| selling),
             vault: None,
         }
     }
@@ -400,6 +402,7 @@ fn add_worker(
                 forget_ms: FORGET_DEBTS_MS,
             },
             unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
+            release_fee_multiple: config.release_fee_multiple,
             metrics: metrics.clone(),
         }),
     );
@@ -428,6 +431,9 @@ fn add_worker(
             metrics.clone(),
         )?,
     );
+    if let Err(error) = tell(&cashier, SettledBy(settler.clone())) {
+        warn!(%error, "channels are closed together with a minute's delay");
+    }
     let engine = supervise(Engine::new(worker.engine, config.slots));
     let negotiator = supervise(Negotiator::new(
         actors.mesh.clone(),
@@ -522,6 +528,7 @@ async fn add_client(
             )
         },
         unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
+        mesh: Some(actors.mesh.clone()),
         metrics: metrics.clone(),
     };
     let disk = Arbiter::new();

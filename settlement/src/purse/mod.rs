@@ -22,6 +22,7 @@ mod spending;
 mod tests;
 #[cfg(test)]
 mod together_tests;
+pub mod way;
 
 use std::collections::BTreeMap;
 

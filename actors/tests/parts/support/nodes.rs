@@ -203,6 +203,7 @@ impl Worker {
                 log: None,
                 collateral: Some(Arc::clone(&collateral)),
                 sessions: Some(sessions.clone()),
+                cashier: Some(cashier.clone()),
                 vault: None,
             },
         ));
@@ -314,6 +315,7 @@ impl Client {
                 log: None,
                 collateral: Some(Arc::clone(&collateral)),
                 sessions: None,
+                cashier: None,
                 vault: None,
             },
         ));
