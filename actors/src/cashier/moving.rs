@@ -63,7 +63,7 @@ impl Paying {
                 Move::Together(_) => {}
             }
         }
-        let wallet = self.wallet.lock().await;
+        let wallet = self.wallet.lock().await.clone();
         if self.opener_pays(&wallet, &top_ups).await? {
             messages.push(way::through_opener(&wallet, &top_ups)?);
         } else {
@@ -71,6 +71,8 @@ impl Paying {
         }
         let mut done = Vec::new();
         for transfer in messages.chunks(wallet.version().max_messages()) {
+            // Whoever opens a channel for a job gets its turn in between.
+            let wallet = self.wallet.lock().await;
             done.push(wallet.send(self.chain.as_ref(), transfer).await?);
         }
         Ok(done)

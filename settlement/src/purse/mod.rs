@@ -30,8 +30,11 @@ use cocoon_protocol::{NanoTon, PeerId, TonAddress, UnixMillis};
 
 use self::spending::Spending;
 
-/// Moves in one plan. What does not fit one transfer of the wallet goes out in several, or through the opener.
-pub const MAX_MOVES: usize = 32;
+/// Channels that one plan closes or finishes: as many as fit one transfer of the smallest wallet, whose coins the messages
+/// take along until they come back.
+pub const MAX_CLOSINGS: usize = 4;
+/// Channels that one plan tops up. What does not fit one transfer of the wallet goes out in several, or through the opener.
+pub const MAX_TOP_UPS: usize = 32;
 /// Workers whose spending is remembered. Beyond, the one that was paid least lately is forgotten.
 pub const MAX_WORKERS: usize = 1_024;
 /// No smaller top-up: its fees would be more than about a hundredth of it.
@@ -303,21 +306,26 @@ impl Purse {
             _ => Move::Together,
         };
         moves.extend(self.closings(now, channels).map(close));
+        moves.retain(|planned| self.may_try(now, planned));
+        moves.truncate(MAX_CLOSINGS);
         if now.saturating_since(self.started) >= self.config.quiet_ms {
             let locked = locked(channels).saturating_add(opening);
-            moves.extend(self.top_ups(now, wallet, locked, channels));
+            let mut top_ups = self.top_ups(now, wallet, locked, channels);
+            top_ups.retain(|planned| self.may_try(now, planned));
+            top_ups.truncate(MAX_TOP_UPS);
+            moves.extend(top_ups);
         }
-        let retry_ms = self.config.retry_ms;
-        moves.retain(|planned| {
-            self.tried
-                .get(&planned.channel())
-                .is_none_or(|tried| now.saturating_since(*tried) >= retry_ms)
-        });
-        moves.truncate(MAX_MOVES);
         for planned in &moves {
             self.tried.insert(planned.channel(), now);
         }
         moves
+    }
+
+    /// Whether it is long enough since a move on the same channel.
+    fn may_try(&self, now: UnixMillis, planned: &Move) -> bool {
+        self.tried
+            .get(&planned.channel())
+            .is_none_or(|tried| now.saturating_since(*tried) >= self.config.retry_ms)
     }
 
     /// Open channels that nobody needs.

@@ -32,6 +32,17 @@ pub fn opener_pays(
     if top_ups.len() < 2 || top_ups.len() > MAX_OPENER_ITEMS {
         return Ok(false);
     }
+    let (alone, together) = fees(prices, wallet, is_deployed, top_ups)?;
+    Ok(together < alone)
+}
+
+/// What both ways cost: the wallet's own messages, and the opener's.
+fn fees(
+    prices: &Prices,
+    wallet: &Wallet,
+    is_deployed: bool,
+    top_ups: &[TopUp],
+) -> Result<(NanoTon, NanoTon), ChainError> {
     let mut alone = NanoTon::ZERO;
     for transfer in direct(top_ups)?.chunks(wallet.version().max_messages()) {
         alone = alone.saturating_add(wallet.transfer_fee(prices, transfer)?);
@@ -47,7 +58,7 @@ pub fn opener_pays(
         .saturating_add(opener_fee(prices, top_ups.len()))
         .saturating_add(items_fee(prices, top_ups)?)
         .saturating_add(once);
-    Ok(together < alone)
+    Ok((alone, together))
 }
 
 /// What the opener pays for sending the items on.
@@ -130,6 +141,11 @@ mod tests {
         for version in [WalletVersion::V4R2, WalletVersion::V5R1] {
             let sizes = [2, 3, 4, 5, 8, 9, 32, 100, 250];
             assert_eq!(least(&prices, version, &sizes), None, "{version}");
+            for count in [4, 32, 100] {
+                let (alone, together) =
+                    fees(&prices, &wallet(version), true, &top_ups(count)).unwrap();
+                println!("{version}: {count} top-ups cost {alone} alone, {together} together");
+            }
         }
     }
 
