@@ -226,27 +226,19 @@ impl Settler {
             let wallet = settling.wallet.lock().await;
             wallet.send(settling.chain.as_ref(), &[message]).await
         };
-        context.spawn(
-            sending
-                .into_actor(self)
-                .map(move |sent, actor, context| {
-                    let result = sent.map(drop).map_err(|error| {
-                        warn!(%error, %channel, "a release was not sent, or nobody knows");
-                        match error {
-                            ChainError::NotAccepted { exit_code, .. } => {
-                                SendFailure::Refused { exit_code }
-                            }
-                            ChainError::InsufficientBalance { .. }
-                            | ChainError::BadMessage { .. }
-                            | ChainError::Encoding { .. } => {
-                                SendFailure::Refused { exit_code: None }
-                            }
-                            _ => SendFailure::Unknown,
-                        }
-                    });
-                    actor.drive(SettlerInput::ReleaseSent { channel, result }, context);
-                }),
-        );
+        context.spawn(sending.into_actor(self).map(move |sent, actor, context| {
+            let result = sent.map(drop).map_err(|error| {
+                warn!(%error, %channel, "a release was not sent, or nobody knows");
+                match error {
+                    ChainError::NotAccepted { exit_code, .. } => SendFailure::Refused { exit_code },
+                    ChainError::InsufficientBalance { .. }
+                    | ChainError::BadMessage { .. }
+                    | ChainError::Encoding { .. } => SendFailure::Refused { exit_code: None },
+                    _ => SendFailure::Unknown,
+                }
+            });
+            actor.drive(SettlerInput::ReleaseSent { channel, result }, context);
+        }));
     }
 
     /// Hands an external message to the chain; the result comes back as an input.

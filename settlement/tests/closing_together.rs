@@ -73,8 +73,7 @@ impl Pair {
             valid_until: 0,
         };
         client.open_channel(opening, now).unwrap();
-        let open =
-            cocoon_settlement::contract::open_message(&scene.terms, ton(DEPOSIT)).unwrap();
+        let open = cocoon_settlement::contract::open_message(&scene.terms, ton(DEPOSIT)).unwrap();
         scene.client.send(&scene.chain, &[open]).await.unwrap();
         let state = scene.state().await;
         client.record_open(&scene.channel, state.balance).unwrap();
@@ -82,9 +81,16 @@ impl Pair {
         let store = Arc::new(MemoryStore::new(SCHEMA));
         let (worker, settler) = boot(&scene, &store);
         worker
-            .register_channel(scene.channel, peer(1), scene.terms.client_key, NanoTon::ZERO)
+            .register_channel(
+                scene.channel,
+                peer(1),
+                scene.terms.client_key,
+                NanoTon::ZERO,
+            )
             .unwrap();
-        worker.open_job(job(1), peer(1), scene.channel, now).unwrap();
+        worker
+            .open_job(job(1), peer(1), scene.channel, now)
+            .unwrap();
         let signed = client
             .sign_voucher(&scene.channel, SIGNED, &scene.voucher_key, GLOBAL_ID, now)
             .unwrap();
@@ -194,19 +200,16 @@ impl Pair {
                     view: state.as_ref().map(ChannelView::from),
                 })
             }
-            SettlerOutput::LookAtPrices => Some(SettlerInput::Prices(
-                scene.chain.prices().await.unwrap(),
-            )),
+            SettlerOutput::LookAtPrices => {
+                Some(SettlerInput::Prices(scene.chain.prices().await.unwrap()))
+            }
             SettlerOutput::RolledBack(reason) => panic!("{reason}"),
             _ => None,
         }
     }
 }
 
-fn boot(
-    scene: &Scene,
-    store: &Arc<MemoryStore>,
-) -> (WorkerLedger<Arc<MemoryStore>>, Settler) {
+fn boot(scene: &Scene, store: &Arc<MemoryStore>) -> (WorkerLedger<Arc<MemoryStore>>, Settler) {
     let worker = WorkerLedger::new(store.clone());
     let config = SettlerConfig::new(scene.ledger_address);
     let settler = Settler::new(config, worker.settler_start().unwrap());
@@ -234,7 +237,10 @@ async fn the_rest_is_back_without_the_delay_and_every_nanoton_is_accounted_for()
     let state = pair.scene.state().await;
     assert!(state.finished);
     assert_eq!(state.claimed, SIGNED);
-    assert!(pair.scene.now() < support::GENESIS + CLOSE_DELAY, "no delay");
+    assert!(
+        pair.scene.now() < support::GENESIS + CLOSE_DELAY,
+        "no delay"
+    );
     let client = pair.scene.balance(pair.scene.client.address()).await;
     let worker = pair.scene.balance(pair.scene.worker.address()).await;
     // The client: all that it did not sign for, but the tombstone, and a little more than that.

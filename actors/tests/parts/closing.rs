@@ -32,7 +32,11 @@ const WORKER: u8 = 2;
 const PAID: u64 = 30;
 
 /// A node of the mesh that has nothing but a cashier.
-fn join(hub: &Hub, seed: u8, metrics: &Metrics) -> (Address<Mesh>, impl FnOnce(Option<Address<Cashier>>)) {
+fn join(
+    hub: &Hub,
+    seed: u8,
+    metrics: &Metrics,
+) -> (Address<Mesh>, impl FnOnce(Option<Address<Cashier>>)) {
     let (commands, notices) = hub.join(peer(seed));
     let mesh = supervise(Mesh::new(commands, metrics.clone()));
     let directory = supervise(Directory::new(

@@ -5,7 +5,8 @@
 
 use crate::net::limits::{
     MAX_COLLATERAL_REPLY_BYTES, MAX_EVIDENCE_REPLY_BYTES, MAX_LOG_REPLY_BYTES,
-    MAX_OFFER_REPLY_BYTES, MAX_RELEASE_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_VAULT_REPLY_BYTES, NetLimits, millis,
+    MAX_OFFER_REPLY_BYTES, MAX_RELEASE_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_VAULT_REPLY_BYTES,
+    NetLimits, millis,
 };
 use cocoon_actors::port::Question;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

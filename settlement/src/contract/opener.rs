@@ -213,9 +213,7 @@ pub fn opener_fee(prices: &Prices, items: usize) -> NanoTon {
     const ITEM_GAS: u64 = 2_180;
     let items = u64::try_from(items).unwrap_or(u64::MAX);
     let gas = ITEM_GAS.saturating_mul(items).saturating_add(LIST_GAS);
-    prices
-        .gas_fee(gas)
-        .saturating_add(prices.message_fee(0, 0))
+    prices.gas_fee(gas).saturating_add(prices.message_fee(0, 0))
 }
 
 /// Reads the opener at `address`; `None` where nothing is deployed. The code must be the pinned code.

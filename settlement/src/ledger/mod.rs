@@ -190,7 +190,9 @@ pub enum LedgerError {
     #[error("channel {0} is not open")]
     ChannelNotOpen(TonAddress),
     /// Client and worker are closing the channel together.
-    #[error("channel {0} is being closed by client and worker together; nothing more is served on it")]
+    #[error(
+        "channel {0} is being closed by client and worker together; nothing more is served on it"
+    )]
     ChannelReleased(TonAddress),
     /// A job is on the channel, so it cannot be closed together.
     #[error("a job is on channel {0}")]

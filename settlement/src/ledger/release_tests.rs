@@ -265,9 +265,7 @@ fn the_commit_that_covers_the_voucher_comes_first_and_a_restart_sends_nothing_tw
     driver.pass(200);
     assert_eq!(driver.sent, [""; 0]);
     assert!(matches!(
-        driver
-            .ledger
-            .open_job(job(3), peer(1), address(1), at(6)),
+        driver.ledger.open_job(job(3), peer(1), address(1), at(6)),
         Err(LedgerError::ChannelReleased(_))
     ));
 }

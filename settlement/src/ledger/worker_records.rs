@@ -7,8 +7,8 @@ use cocoon_protocol::{
 
 use super::jobs::{read_peer, write_channel};
 use super::{
-    AgreedRelease, WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD, channel_key,
-    read_channel, read_digest, whole_key,
+    AgreedRelease, WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD,
+    channel_key, read_channel, read_digest, whole_key,
 };
 use crate::store::{Column, Reader, Record, RecordError, Writer};
 

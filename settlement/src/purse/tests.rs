@@ -233,7 +233,10 @@ fn a_worker_is_asked_first_asked_again_and_not_waited_for_too_long() {
     assert_eq!(plan(&mut purse, now + 1, 1_000, waiting(false)), []);
     assert_eq!(plan(&mut purse, now + retry_ms, 1_120, waiting(false)), ask);
     // It has agreed: now it is its turn, until the time is up.
-    assert_eq!(plan(&mut purse, now + 2 * retry_ms, 1_599, waiting(true)), []);
+    assert_eq!(
+        plan(&mut purse, now + 2 * retry_ms, 1_599, waiting(true)),
+        []
+    );
     assert_eq!(
         plan(&mut purse, now + 3 * retry_ms, 1_600, waiting(true)),
         [Move::StartClose(address(1))]

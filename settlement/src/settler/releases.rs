@@ -152,8 +152,8 @@ impl Releases {
         if in_flight && known.retry_at.is_none_or(|at| now < at) {
             return;
         }
-        let payable = view.claimed <= known.release.cumulative
-            && view.capacity >= known.release.cumulative;
+        let payable =
+            view.claimed <= known.release.cumulative && view.capacity >= known.release.cumulative;
         if !payable || known.release.attempts >= MAX_RELEASE_ATTEMPTS {
             known.give_up(channel, out);
             return;
