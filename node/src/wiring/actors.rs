@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use cocoon_actors::ask::{Address, ask, tell_surely};
+use cocoon_actors::ask::{Address, ask, tell, tell_surely};
 use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::Cashier;
 use cocoon_actors::cashier::earning::Earning;
@@ -42,7 +42,7 @@ use rand::rngs::StdRng;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::WiringError;
 use super::canary;
