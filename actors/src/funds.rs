@@ -170,14 +170,17 @@ fn locked(found: &ChannelFunds, unix: Option<u32>) -> LockedChannel {
         _ => seen.and_then(|seen| seen.close_at),
     };
     // What a closing channel kept comes back with the rest.
+    let together = matches!(channel.state, ClientChannelState::Releasing { .. });
     let kept = match closing {
         Some(_) => NanoTon::ZERO,
+        None if together => NanoTon::ZERO,
         None => channel.reserve.max(CHANNEL_RESERVE).min(rest),
     };
     let state = match (channel.state, closing) {
         (ClientChannelState::Opening { .. }, _) => LockState::Opening,
         (_, Some(close_at)) if unix.is_some_and(|unix| unix >= close_at) => LockState::Finishing,
         (_, Some(_)) => LockState::Closing,
+        (ClientChannelState::Releasing { .. }, None) => LockState::ClosingTogether,
         _ => LockState::Open,
     };
     LockedChannel {
@@ -361,7 +364,11 @@ mod tests {
             valid_until: 1,
             message: None,
         };
-        for state in [ClientChannelState::Open, closing, opening] {
+        let together = ClientChannelState::Releasing {
+            until: 500,
+            agreed: true,
+        };
+        for state in [ClientChannelState::Open, together, closing, opening] {
             for signed in [0, 1, 400_000_000, 996_000_000, u64::MAX] {
                 for view in [
                     None,
@@ -423,6 +430,7 @@ mod tests {
             claimed: nano(claimed),
             pending: None,
             expected: None,
+            release: None,
         };
         let books = WorkerSummary {
             // The last was claimed by somebody else, up to what no commit covers here.

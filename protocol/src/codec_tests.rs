@@ -18,9 +18,10 @@ use crate::job::{
 };
 use crate::negotiation::{self, Decline, Offer, QuoteReply, QuoteRequest, decode_offer};
 use crate::receipt::{Receipt, SignedReceipt};
+use crate::release::{ReleaseRefusal, ReleaseReply};
 use crate::samples::*;
 use crate::units::NanoTon;
-use crate::voucher::{Voucher, VoucherError};
+use crate::voucher::{Release, SignedRelease, Voucher, VoucherError};
 use crate::wire::{Wire, WireError, decode, encode};
 use ed25519_dalek::SigningKey;
 use libp2p_core::SignedEnvelope;
@@ -211,6 +212,15 @@ fn any_bytes_may_come_as_a_workers_frame() {
         logprobs: vec![position(2, b"word"); 3],
         ..Tokens::of("some words", 3)
     }));
+}
+#[test]
+fn any_bytes_may_come_as_a_release() {
+    let release = Release {
+        channel: address(3),
+        cumulative: NanoTon::from_nano(7),
+    };
+    fuzz::<SignedRelease>(&release.sign(&SigningKey::from_bytes(&[1; 32]), 0));
+    fuzz::<ReleaseReply>(&ReleaseReply::Refused(ReleaseRefusal::NotWorthIt));
 }
 #[test]
 fn any_bytes_may_come_as_a_receipt() {

@@ -1,10 +1,11 @@
 //! The worker's books: channels that pay it, vouchers, jobs and their receipts.
 
 use super::{Cashier, CashierError, first_contact};
-use crate::ask::{Ask, Query};
+use crate::ask::{Address, Ask, Query};
 use crate::clock;
 use crate::failpoint;
 use crate::metrics::{Metrics, Side};
+use crate::settler::Settler;
 use actix::prelude::*;
 use cocoon_protocol::job::{OpeningTerms, Outcome};
 use cocoon_protocol::receipt::SignedReceipt;
@@ -39,6 +40,8 @@ pub struct Earning {
     pub first_contact: FirstContactConfig,
     /// The most that is served while the chain's head cannot be verified.
     pub unverified_risk: NanoTon,
+    /// A channel is closed together if it has earned so many times what that costs this worker; 0: always.
+    pub release_fee_multiple: u64,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -61,9 +64,9 @@ const MAX_PROVED: usize = 4_096;
 pub(super) struct Books {
     pub(super) parts: Earning,
     /// Whether ledger and chain agree; until then nothing is served.
-    reconciled: bool,
+    pub(super) reconciled: bool,
     /// Channels that carry a job.
-    serving: BTreeMap<TonAddress, Serving>,
+    pub(super) serving: BTreeMap<TonAddress, Serving>,
     /// Channels as the chain showed them when its head was verified.
     proved: BTreeMap<TonAddress, ChannelState>,
     /// Answers when a voucher is on the disk.
@@ -79,11 +82,15 @@ pub(super) struct Books {
     doubt: Doubt,
     /// Channels whose client is closing, with the unix second from which they may pay nothing.
     closing: BTreeMap<TonAddress, u32>,
+    /// Looks at the chain for clients that want to close together.
+    pub(super) release_looks: usize,
+    /// Sends what was agreed to.
+    pub(super) settler: Option<Address<Settler>>,
 }
 
 /// A job on a channel.
 #[derive(Clone, Copy, Debug)]
-struct Serving {
+pub(super) struct Serving {
     client: PeerId,
     /// The largest total that the channel can pay.
     capacity: NanoTon,
@@ -198,6 +205,8 @@ impl Books {
             reconciled: false,
             serving: BTreeMap::new(),
             closing: BTreeMap::new(),
+            release_looks: 0,
+            settler: None,
         }
     }
 

@@ -5,11 +5,13 @@
 //! of its own. Nothing that depends on a write leaves before the write is durable: a reply *is*
 //! the proof that it is.
 
+mod asking;
 pub mod earning;
 mod first_contact;
 mod moving;
 mod opening;
 pub mod paying;
+pub mod releasing;
 
 pub use opening::CLOSE_DELAY_S;
 
@@ -156,6 +158,10 @@ impl Supervised for Cashier {
     fn restarting(&mut self, _: &mut Self::Context) {
         if let Some(books) = &mut self.paying {
             books.restarting();
+        }
+        if let Some(books) = &mut self.earning {
+            // The futures that looked are gone.
+            books.release_looks = 0;
         }
     }
 }

@@ -9,8 +9,9 @@ pub use views::{ChannelFunds, ClientBooks, ClientFunds, FindEvidence, FindReceip
 
 use super::opening::{Finding, Opened};
 use super::{Cashier, CashierError};
-use crate::ask::{Ask, Query, Reply};
+use crate::ask::{Address, Ask, Query, Reply};
 use crate::clock;
+use crate::mesh::Mesh;
 use crate::metrics::{Metrics, Side};
 use actix::prelude::*;
 use cocoon_protocol::job::{OpeningTerms, Outcome};
@@ -58,11 +59,21 @@ pub struct Paying {
     pub purse: PurseConfig,
     /// The most that jobs may cost while the chain's head cannot be verified.
     pub unverified_risk: NanoTon,
+    /// Where workers are asked to close together; without it channels are closed alone.
+    pub mesh: Option<Address<Mesh>>,
     /// Counters.
     pub metrics: Metrics,
 }
 
 impl Paying {
+    fn purse(&self) -> Purse {
+        let mut config = self.purse.clone();
+        if self.mesh.is_none() {
+            config.together_s = 0;
+        }
+        Purse::new(config, clock::now())
+    }
+
     /// What a channel keeps of its deposit and never pays out.
     pub(super) fn kept(&self) -> NanoTon {
         CHANNEL_RESERVE.saturating_add(OPENING_GAS)
@@ -180,7 +191,7 @@ impl Books {
     pub(super) fn new(parts: Paying) -> Result<Self, LedgerError> {
         let in_doubt = unfinished_openings(&parts)?;
         Ok(Self {
-            purse: Purse::new(parts.purse.clone(), clock::now()),
+            purse: parts.purse(),
             doubt: Doubt::new(parts.unverified_risk),
             parts,
             leased: BTreeMap::new(),
@@ -204,7 +215,7 @@ impl Books {
         self.looking = false;
         self.moving = false;
         // A top-up may be under way: as after a start.
-        self.purse = Purse::new(self.parts.purse.clone(), clock::now());
+        self.purse = self.parts.purse();
         match unfinished_openings(&self.parts) {
             Ok(in_doubt) => self.in_doubt = in_doubt,
             Err(failure) => {
@@ -243,7 +254,9 @@ impl Books {
                 ClientChannelState::Closed => false,
                 // Those that are being opened are in the sum already.
                 ClientChannelState::Opening { .. } => self.in_doubt.contains_key(&channel.address),
-                ClientChannelState::Open | ClientChannelState::Closing { .. } => true,
+                ClientChannelState::Open
+                | ClientChannelState::Releasing { .. }
+                | ClientChannelState::Closing { .. } => true,
             };
             if counted {
                 sum = sum.saturating_add(self.locked_in(&channel));

@@ -46,6 +46,8 @@ pub enum LockState {
     /// Pays.
     #[default]
     Open,
+    /// The worker was asked to close it together; the rest comes back without a delay if it does.
+    ClosingTogether,
     /// The rest was asked for; the worker may claim until then.
     Closing,
     /// The delay has passed; the rest is being fetched.
@@ -59,6 +61,7 @@ impl LockState {
         match self {
             Self::Opening => "opening",
             Self::Open => "open",
+            Self::ClosingTogether => "closing_together",
             Self::Closing => "closing",
             Self::Finishing => "finishing",
         }

@@ -11,6 +11,7 @@
 
 mod support;
 
+mod closing;
 mod earning;
 mod engine;
 mod log_watch;

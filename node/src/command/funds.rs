@@ -106,7 +106,7 @@ fn locked_table(channels: &[LockedChannel], now: u64) -> Table {
     ];
     let mut table = table(&header, 2..7);
     for channel in channels {
-        let mut state = channel.state.label().to_owned();
+        let mut state = channel.state.label().replace('_', " ");
         if channel.in_use {
             state.push_str(", in use");
         }
@@ -131,6 +131,9 @@ fn locked_table(channels: &[LockedChannel], now: u64) -> Table {
 
 fn free_when(channel: &LockedChannel, now: u64) -> String {
     match channel.free_at_unix {
+        None if channel.state == LockState::ClosingTogether => {
+            "when the worker has sent it".to_owned()
+        }
         Some(at) => moment(at.into(), now),
         None => format!("{} h after closing", channel.close_delay_s / 3_600),
     }

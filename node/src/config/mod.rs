@@ -93,6 +93,8 @@ pub struct Config {
     pub credit_first_contact_total_nanoton: u64,
     /// A channel is claimed when it owes so many times the fee of a claim.
     pub claim_fee_multiple: u64,
+    /// A channel is closed together when it has earned so many times what that costs the worker.
+    pub release_fee_multiple: u64,
     /// A channel is claimed when it owes this much, nanoTON.
     pub channel_risk_nanoton: u64,
     /// The largest channels are claimed when all together owe this much, nanoTON.
@@ -158,6 +160,7 @@ impl Default for Config {
             credit_first_contact_nanoton: 2_000_000,
             credit_first_contact_total_nanoton: 10_000_000,
             claim_fee_multiple: 1_000,
+            release_fee_multiple: 10,
             channel_risk_nanoton: 5_000_000_000,
             total_risk_nanoton: 20_000_000_000,
             claim_age_s: 604_800,

@@ -80,7 +80,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 42] = [
+pub const SETTINGS: [Setting; 43] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -108,6 +108,7 @@ pub const SETTINGS: [Setting; 42] = [
     setting("credit_first_contact_nanoton", SettingKind::Number),
     setting("credit_first_contact_total_nanoton", SettingKind::Number),
     setting("claim_fee_multiple", SettingKind::Number),
+    setting("release_fee_multiple", SettingKind::Number),
     setting("channel_risk_nanoton", SettingKind::Number),
     setting("total_risk_nanoton", SettingKind::Number),
     setting("claim_age_s", SettingKind::Number),
@@ -249,6 +250,11 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_fee_multiple: Option<u64>,
+    /// Worker: close a channel together with its client when it has earned so many times what that costs; 0: always
+    /// [default: 10]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_fee_multiple: Option<u64>,
     /// Worker: claim a channel when it owes this much, whatever the fee, nanoTON [default: 5000000000]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use cocoon_actors::ask::{Address, ask, tell_surely};
+use cocoon_actors::ask::{Address, ask, tell, tell_surely};
 use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::Cashier;
 use cocoon_actors::cashier::earning::Earning;
 use cocoon_actors::cashier::paying::Paying;
+use cocoon_actors::cashier::releasing::SettledBy;
 use cocoon_actors::collateral::CollateralKeeper;
 use cocoon_actors::directory::Directory;
 use cocoon_actors::engine::Engine;
@@ -41,7 +42,7 @@ use rand::rngs::StdRng;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::WiringError;
 use super::canary;
@@ -179,6 +180,7 @@ impl Actors {
             log: self.log.clone(),
             collateral: self.collateral.clone(),
             sessions: self.sessions.clone(),
+            cashier: self.cashier.clone().filter(|_| selling),
             vault: None,
         }
     }
@@ -408,6 +410,7 @@ fn add_worker(
                 forget_ms: FORGET_FIRST_CONTACTS_MS,
             },
             unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
+            release_fee_multiple: config.release_fee_multiple,
             metrics: metrics.clone(),
         }),
     );
@@ -436,6 +439,9 @@ fn add_worker(
             metrics.clone(),
         )?,
     );
+    if let Err(error) = tell(&cashier, SettledBy(settler.clone())) {
+        warn!(%error, "channels are closed together with a minute's delay");
+    }
     let engine = supervise(Engine::new(worker.engine, config.slots));
     let negotiator = supervise(Negotiator::new(
         actors.mesh.clone(),
@@ -530,6 +536,7 @@ async fn add_client(
             )
         },
         unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
+        mesh: Some(actors.mesh.clone()),
         metrics: metrics.clone(),
     };
     let disk = Arbiter::new();

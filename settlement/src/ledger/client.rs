@@ -204,7 +204,7 @@ impl<S: Store> ClientLedger<S> {
         })
     }
 
-    fn change(
+    pub(super) fn change(
         &self,
         address: &TonAddress,
         change: impl FnOnce(&mut ClientChannel) -> Result<(), LedgerError>,

@@ -117,6 +117,11 @@ fn worker_channel(channel: &WorkerChannel) -> Value {
         "claimed_nanoton": channel.claimed.nano(),
         "pending_nanoton": channel.pending.map(|pending| pending.cumulative.nano()),
         "expected_since_unix_ms": channel.expected.map(UnixMillis::millis),
+        "release": channel.release.map(|release| json!({
+            "total_nanoton": release.cumulative.nano(),
+            "attempts": release.attempts,
+            "done": release.done,
+        })),
     })
 }
 

@@ -49,6 +49,9 @@ mod model_tests;
 mod rebase;
 #[cfg(test)]
 mod record_tests;
+#[cfg(test)]
+mod release_tests;
+mod releases;
 mod repair;
 mod settling;
 mod stakes;
@@ -77,6 +80,7 @@ pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
 pub use leaves::{Leaf, LeafClaim, LeavesError, LeavesReader, MAX_LEAF_BYTES, publish};
 pub use log_news::KeptLogNews;
 pub use rebase::{RECONCILED, Rebased, rebase, worker_channels};
+pub use releases::AgreedRelease;
 pub use repair::{Loss, MAX_LISTED_LOSSES, RepairReport, Rewound, salvage};
 pub use settling::ProvenEntry;
 pub use summary::{BatchLine, ClientChannelLine, ClientSummary, WorkerChannelLine, WorkerSummary};
@@ -191,6 +195,27 @@ pub enum LedgerError {
     /// The channel is not open, so nothing may be signed on it.
     #[error("channel {0} is not open")]
     ChannelNotOpen(TonAddress),
+    /// Client and worker are closing the channel together.
+    #[error(
+        "channel {0} is being closed by client and worker together; nothing more is served on it"
+    )]
+    ChannelReleased(TonAddress),
+    /// A job is on the channel, so it cannot be closed together.
+    #[error("a job is on channel {0}")]
+    ChannelBusy(TonAddress),
+    /// A release pays another total than the newest voucher.
+    #[error("the release of channel {channel} pays {offered}, the newest voucher is for {held}")]
+    ReleaseTotal {
+        /// The channel.
+        channel: TonAddress,
+        /// The newest voucher's total.
+        held: NanoTon,
+        /// The release's.
+        offered: NanoTon,
+    },
+    /// A release that the channel's client has not signed.
+    #[error("the release of channel {0} is not signed by its client")]
+    BadRelease(TonAddress),
     /// A job id is in use already.
     #[error("job {0} exists already")]
     JobExists(JobId),

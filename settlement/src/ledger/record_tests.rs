@@ -50,9 +50,10 @@ fn worker_channel() -> impl Strategy<Value = WorkerChannel> {
         vouchers,
         option::of(any::<(u64, u32)>()),
         option::of(any::<u64>()),
+        option::of((held(), any::<[u32; 2]>(), any::<bool>())),
     )
         .prop_map(
-            |([a, b], [base, claimed], [held, entered, covered], pending, expected)| {
+            |([a, b], [base, claimed], [held, entered, covered], pending, expected, release)| {
                 WorkerChannel {
                     address: address(a),
                     client: peer(b),
@@ -67,6 +68,13 @@ fn worker_channel() -> impl Strategy<Value = WorkerChannel> {
                         retry_after,
                     }),
                     expected: expected.map(at),
+                    release: release.map(|(agreed, [attempts, retry_after], done)| AgreedRelease {
+                        cumulative: agreed.cumulative,
+                        signature: agreed.signature,
+                        attempts,
+                        retry_after,
+                        done,
+                    }),
                 }
             },
         )
@@ -151,6 +159,8 @@ fn client_channel() -> impl Strategy<Value = ClientChannel> {
         Just(ClientChannelState::Open),
         any::<u32>().prop_map(|close_at| ClientChannelState::Closing { close_at }),
         Just(ClientChannelState::Closed),
+        any::<(u32, bool)>()
+            .prop_map(|(until, agreed)| ClientChannelState::Releasing { until, agreed }),
     ];
     (
         any::<[u8; 4]>(),

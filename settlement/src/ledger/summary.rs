@@ -210,6 +210,7 @@ impl<S: Store> ClientLedger<S> {
             let state = match channel.state {
                 ClientChannelState::Opening { .. } => "opening",
                 ClientChannelState::Open => "open",
+                ClientChannelState::Releasing { .. } => "closing together",
                 ClientChannelState::Closing { .. } => "closing",
                 ClientChannelState::Closed => "closed",
             };

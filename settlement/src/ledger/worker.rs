@@ -119,6 +119,7 @@ impl<S: Store> WorkerLedger<S> {
             claimed,
             pending: None,
             expected: None,
+            release: None,
         };
         let mut batch = WriteBatch::new();
         batch.put(&channel);
@@ -166,7 +167,8 @@ impl<S: Store> WorkerLedger<S> {
     /// Makes a voucher durable. Only after this returned may the tokens it pays for be sent.
     ///
     /// # Errors
-    /// [`LedgerError::NotIncreasing`] for a total that is not above the newest one (nothing is written),
+    /// [`LedgerError::NotIncreasing`] for a total that is not above the newest one, or
+    /// [`LedgerError::ChannelReleased`] on a channel that is being closed together (nothing is written),
     /// [`LedgerError::UnknownChannel`], or the store's failure.
     pub fn accept_voucher(&self, checked: &CheckedVoucher) -> Result<WorkerChannel, LedgerError> {
         self.durable(self.submit_voucher(checked)?)
@@ -203,6 +205,9 @@ impl<S: Store> WorkerLedger<S> {
             };
             return Ok(Undurable::new(self.store.submit(batch)?, Err(refusal)));
         }
+        if channel.release.is_some() {
+            return Err(LedgerError::ChannelReleased(channel.address));
+        }
         channel.held = Some(HeldVoucher {
             cumulative: signed.voucher.cumulative,
             signature: signed.signature,
@@ -214,7 +219,8 @@ impl<S: Store> WorkerLedger<S> {
     /// Records that a job has begun, paid on a registered channel.
     ///
     /// # Errors
-    /// [`LedgerError::JobExists`], [`LedgerError::UnknownChannel`], or the store's failure.
+    /// [`LedgerError::JobExists`], [`LedgerError::UnknownChannel`], [`LedgerError::ChannelReleased`], or the store's
+    /// failure.
     pub fn open_job(
         &self,
         job: JobId,
@@ -223,7 +229,9 @@ impl<S: Store> WorkerLedger<S> {
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
         let writing = self.begin();
-        self.known_channel(&channel)?;
+        if self.known_channel(&channel)?.release.is_some() {
+            return Err(LedgerError::ChannelReleased(channel));
+        }
         let record = JobRecord {
             side: Side::Worker,
             job,

@@ -7,8 +7,8 @@ use cocoon_protocol::{
 
 use super::jobs::{read_peer, write_channel};
 use super::{
-    WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD, channel_key,
-    read_channel, read_digest, whole_key,
+    AgreedRelease, WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD,
+    channel_key, read_channel, read_digest, whole_key,
 };
 use crate::store::{Column, Reader, Record, RecordError, Writer};
 
@@ -94,6 +94,8 @@ pub struct WorkerChannel {
     pub pending: Option<PendingClaim>,
     /// Until the channel was seen on chain with a deposit that covers what is signed: since when it was expected.
     pub expected: Option<UnixMillis>,
+    /// Client and worker are closing it together. Since version 2.
+    pub release: Option<AgreedRelease>,
 }
 
 impl WorkerChannel {
@@ -122,7 +124,7 @@ impl WorkerChannel {
 
 impl Record for WorkerChannel {
     const COLUMN: Column = WORKER_CHANNELS;
-    /// 2 adds `expected`: in version 1 every channel was seen before it was written down.
+    /// 2 adds `expected` and `release`: in version 1 every channel was seen before it was written down.
     const VERSION: u8 = 2;
 
     fn key(&self) -> Vec<u8> {
@@ -142,6 +144,7 @@ impl Record for WorkerChannel {
             out.u32(pending.retry_after);
         });
         out.option(self.expected.as_ref(), |out, since| out.u64(since.millis()));
+        out.option(self.release.as_ref(), |out, release| release.write(out));
     }
 
     fn read(version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
@@ -160,10 +163,13 @@ impl Record for WorkerChannel {
                     retry_after: fields.u32()?,
                 })
             })?,
-            expected: if version >= 2 {
-                fields.option(|fields| Ok(UnixMillis::from_millis(fields.u64()?)))?
-            } else {
-                None
+            expected: match version {
+                1 => None,
+                _ => fields.option(|fields| Ok(UnixMillis::from_millis(fields.u64()?)))?,
+            },
+            release: match version {
+                1 => None,
+                _ => fields.option(AgreedRelease::read)?,
             },
         })
     }

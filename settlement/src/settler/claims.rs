@@ -218,7 +218,7 @@ impl Claims {
         chosen.len()
     }
 
-    /// Compares a channel with what is known of it, and claims.
+    /// Compares a channel with what is known of it, and claims, unless a release does that.
     #[expect(
         clippy::too_many_arguments,
         reason = "the machine's context and one view, taken apart"
@@ -231,6 +231,7 @@ impl Claims {
         unix: u32,
         channel: TonAddress,
         view: Option<ChannelView>,
+        held_back: bool,
         out: &mut Vec<SettlerOutput>,
     ) {
         let Some(claim) = self.channels.get_mut(&channel) else {
@@ -278,6 +279,9 @@ impl Claims {
             return;
         }
         claim.closing = view.close_at.is_some();
+        if held_back {
+            return;
+        }
         claim.submit(config, thresholds, now, unix, channel, &view, out);
     }
 

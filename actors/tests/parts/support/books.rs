@@ -39,6 +39,7 @@ pub fn paying(directory: &Path, chain: &TestChain, seed: u8) -> Paying {
             ..PurseConfig::new(milliton(20_000), milliton(1_000))
         },
         unverified_risk: milliton(100),
+        mesh: None,
         metrics: Metrics::new(),
     }
 }
@@ -66,6 +67,7 @@ pub fn earning(directory: &Path, chain: &TestChain, seed: u8) -> Earning {
             forget_ms: 3_600_000,
         },
         unverified_risk: milliton(100),
+        release_fee_multiple: 0,
         metrics: Metrics::new(),
     }
 }

@@ -209,6 +209,7 @@ impl Worker {
                 log: None,
                 collateral: Some(Arc::clone(&collateral)),
                 sessions: Some(sessions.clone()),
+                cashier: Some(cashier.clone()),
                 vault: None,
             },
         ));
@@ -320,6 +321,7 @@ impl Client {
                 log: None,
                 collateral: Some(Arc::clone(&collateral)),
                 sessions: None,
+                cashier: None,
                 vault: None,
             },
         ));
