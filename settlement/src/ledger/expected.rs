@@ -52,6 +52,7 @@ impl<S: Store> WorkerLedger<S> {
             claimed: NanoTon::ZERO,
             pending: None,
             expected: Some(now),
+            release: None,
         };
         batch.put(&channel);
         batch.put(&head);
