@@ -430,7 +430,6 @@ mod tests {
             claimed: nano(claimed),
             pending: None,
             expected: None,
-            release: None,
         };
         let books = WorkerSummary {
             // The last was claimed by somebody else, up to what no commit covers here.

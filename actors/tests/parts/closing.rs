@@ -169,6 +169,7 @@ impl Earner {
 
     async fn open(&self, number: u8, channel: TonAddress) -> Result<(), CashierError> {
         let open = OpenWorkerJob {
+            terms: None,
             job: job(number),
             client: peer(CLIENT),
             channel,
