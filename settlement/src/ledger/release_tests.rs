@@ -125,12 +125,12 @@ fn what_was_agreed_to_survives_a_restart_and_nothing_is_served_after_it() {
 }
 
 #[test]
-fn a_channel_of_version_1_is_read_without_a_release() {
+fn a_channel_of_version_1_is_read_as_seen_and_without_a_release() {
     let (_, ledger) = paid();
     let channel = ledger.channel(&address(1)).unwrap().unwrap();
     let mut body = seal(&channel, &channel_key(&address(1)));
-    // Without the checksum, and without the byte that says "no release".
-    body.truncate(body.len() - 9);
+    // Without the checksum, and without the bytes that say "seen on chain" and "no release".
+    body.truncate(body.len() - 10);
     body[0] = 1;
     let read = open_without_checksum::<WorkerChannel>(&channel_key(&address(1)), &body);
     assert_eq!(read.unwrap(), channel);
