@@ -141,6 +141,8 @@ pub struct Metrics {
     pub funds_nanoton: Family<FundsLabels, Gauge>,
     /// nanoTON served before a channel was on chain; see [`FirstContactLabels`].
     pub first_contact_nanoton: Family<FirstContactLabels, Gauge>,
+    /// Jobs that a worker sent away until their channel is on chain. They come again, and end then.
+    pub first_contact_refusals: Counter,
     /// 0 while the chain's head cannot be verified.
     pub chain_verified: Gauge,
     /// 1 from the moment that two logs of guest images were seen under the rebuilders' keys.
@@ -174,6 +176,7 @@ impl Metrics {
             batches_confirmed: Counter::default(),
             funds_nanoton: Family::default(),
             first_contact_nanoton: Family::default(),
+            first_contact_refusals: Counter::default(),
             chain_verified: Gauge::default(),
             log_split_view: Gauge::default(),
             tcb_expires_s: Family::default(),
@@ -231,6 +234,11 @@ impl Metrics {
             "first_contact_nanoton",
             "nanoTON served before the channel was on chain",
             self.first_contact_nanoton.clone(),
+        );
+        registry.register(
+            "first_contact_refusals",
+            "Jobs sent away until their channel is on chain",
+            self.first_contact_refusals.clone(),
         );
         registry.register(
             "chain_verified",

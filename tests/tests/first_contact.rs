@@ -10,6 +10,7 @@ use cocoon_actors::gateway_port::EarningTotals;
 use cocoon_protocol::NanoTon;
 use cocoon_tests::books;
 use cocoon_tests::chat;
+use cocoon_tests::metrics::scrape;
 use cocoon_tests::network::{Network, Plan, Terms};
 use cocoon_tests::program;
 
@@ -88,8 +89,8 @@ async fn without_that_credit_the_job_waits_for_its_channel() {
     let asked = chat::ask(&network.client, PROMPT, TOKENS);
     let blocks_come = async {
         until("the refusal", PATIENCE, async || {
-            let ended = network.workers[0].http.status().await?.ended_jobs;
-            Ok(ended.get("rejected").copied())
+            let counted = scrape(&network.workers[0]).await;
+            Ok((counted.sum("cocoon_first_contact_refusals_total", &[]) == 1).then_some(()))
         })
         .await
         .unwrap();
@@ -99,8 +100,7 @@ async fn without_that_credit_the_job_waits_for_its_channel() {
     };
     let (answer, ()) = tokio::join!(asked, blocks_come);
     let ended = network.workers[0].http.status().await.unwrap().ended_jobs;
-    assert_eq!(ended.get("completed"), Some(&1), "{ended:?}");
-    assert_eq!(ended.get("rejected"), Some(&1), "{ended:?}");
+    assert_eq!(ended, [("completed".to_owned(), 1)].into());
     let channels = books::channels(&network).await;
     assert_eq!(channels.len(), 1, "one deposit: {channels:#?}");
     assert_eq!(channels[0].held.nano(), answer.cost());
