@@ -17,7 +17,7 @@ endif
 COCOON = $(CARGO_TARGET_DIR)/debug/cocoon
 TEST_FEATURES = cocoon/simulated-evidence,cocoon/failpoints,cocoon-attestation/simulated-evidence,cocoon-actors/simulated-evidence,cocoon-actors/failpoints
 
-.PHONY: help setup model upstream gpu-fixtures ton-clients contracts build demo test production storm bench lint clean-data
+.PHONY: help setup model upstream gpu-fixtures ton-clients contracts build demo test production storm tonlib bench lint clean-data
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,6 +78,9 @@ storm: setup model nextest ## ten minutes of kills against real processes, then 
 	@echo "==> a storm of $${COCOON_STORM_SECONDS:-600} s"
 	COCOON_STORM_SECONDS=$${COCOON_STORM_SECONDS:-600} COCOON_REQUIRE_MODEL=1 COCOON_REQUIRE_FAILPOINTS=1 COCOON_BIN="$(COCOON)" \
 	  cargo nextest run --locked --workspace --features $(TEST_FEATURES) --profile storm -E 'package(cocoon-tests) & binary(storm)'
+
+tonlib: setup ton-clients nextest ## the chain by TON's own light client, against the devnet (links the library inside pytonlib)
+	@scripts/tonlib-tests.sh
 
 bench: setup model ## the engine beside llama.cpp, which is fetched (800 MB, once)
 	@scripts/bench/fetch-peers.sh

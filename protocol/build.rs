@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "proto/terms.proto",
     "proto/advert.proto",
     "proto/offer.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 10] = [
     "proto/collateral.proto",
     "proto/gpu.proto",
     "proto/receipt.proto",
+    "proto/release.proto",
     "proto/job.proto",
     "proto/log.proto",
     "proto/vault.proto",

@@ -40,6 +40,8 @@ impl View {
             let mut earning = earning(&books.map_err(internal)?);
             let credit = credit.map_err(internal)?;
             earning.totals.credit_nanoton = credit.unpaid.nano();
+            earning.totals.first_contact_nanoton = credit.first_contact.nano();
+            earning.totals.first_contact_lost_nanoton = credit.first_contact_lost.nano();
             for channel in &mut earning.channels {
                 channel.closes_at_unix = credit
                     .closing
@@ -168,14 +170,17 @@ fn locked(found: &ChannelFunds, unix: Option<u32>) -> LockedChannel {
         _ => seen.and_then(|seen| seen.close_at),
     };
     // What a closing channel kept comes back with the rest.
+    let together = matches!(channel.state, ClientChannelState::Releasing { .. });
     let kept = match closing {
         Some(_) => NanoTon::ZERO,
+        None if together => NanoTon::ZERO,
         None => channel.reserve.max(CHANNEL_RESERVE).min(rest),
     };
     let state = match (channel.state, closing) {
         (ClientChannelState::Opening { .. }, _) => LockState::Opening,
         (_, Some(close_at)) if unix.is_some_and(|unix| unix >= close_at) => LockState::Finishing,
         (_, Some(_)) => LockState::Closing,
+        (ClientChannelState::Releasing { .. }, None) => LockState::ClosingTogether,
         _ => LockState::Open,
     };
     LockedChannel {
@@ -232,8 +237,11 @@ fn earning(books: &WorkerSummary) -> EarningFunds {
         };
         let totals = &mut funds.totals;
         let grow = |sum: &mut u64, amount: u64| *sum = sum.saturating_add(amount);
-        grow(&mut totals.uncovered_nanoton, channel.uncovered_nanoton);
-        grow(&mut totals.claimable_nanoton, channel.claimable_nanoton);
+        // What is signed on a channel that is not on chain is nobody's money yet.
+        if line.expected.is_none() {
+            grow(&mut totals.uncovered_nanoton, channel.uncovered_nanoton);
+            grow(&mut totals.claimable_nanoton, channel.claimable_nanoton);
+        }
         if channel.held_nanoton > 0 {
             funds.channels.push(channel);
         }
@@ -356,7 +364,11 @@ mod tests {
             valid_until: 1,
             message: None,
         };
-        for state in [ClientChannelState::Open, closing, opening] {
+        let together = ClientChannelState::Releasing {
+            until: 500,
+            agreed: true,
+        };
+        for state in [ClientChannelState::Open, together, closing, opening] {
             for signed in [0, 1, 400_000_000, 996_000_000, u64::MAX] {
                 for view in [
                     None,
@@ -417,6 +429,7 @@ mod tests {
             covered: nano(covered),
             claimed: nano(claimed),
             pending: None,
+            expected: None,
         };
         let books = WorkerSummary {
             // The last was claimed by somebody else, up to what no commit covers here.
@@ -424,6 +437,11 @@ mod tests {
                 line(1, 100, 70, 30),
                 line(2, 900, 900, 0),
                 line(3, 50, 10, 40),
+                // Signed on a channel that is not there yet.
+                WorkerChannelLine {
+                    expected: Some(UnixMillis::from_millis(1)),
+                    ..line(4, 700, 0, 0)
+                },
             ],
             held: nano(1_050),
             credited: nano(1_050),

@@ -6,6 +6,8 @@
 
 use crate::ask::{Address, Ask, AskError, Named, Query, ask, tell, tell_surely};
 use crate::attestor::{Attestor, OwnEvidence};
+use crate::cashier::Cashier;
+use crate::cashier::releasing::ReleaseAsked;
 use crate::clock;
 use crate::collateral::CollateralKeeper;
 use crate::directory::{Directory, Judge};
@@ -259,6 +261,8 @@ pub struct Inbox {
     pub collateral: Option<Arc<CollateralKeeper>>,
     /// Takes inbound sessions (workers).
     pub sessions: Option<mpsc::Sender<(PeerId, SessionStream)>>,
+    /// Answers clients that want to close a channel together (workers).
+    pub cashier: Option<Address<Cashier>>,
     /// Takes requests for keys (vaults).
     pub vault: Option<mpsc::Sender<VaultAsked>>,
 }
@@ -379,6 +383,20 @@ impl Inbox {
                 }
                 None => None,
             },
+            // Its answer takes a look at the chain, so nobody waits for it here.
+            Question::Release => {
+                return match &self.cashier {
+                    Some(cashier) => tell(
+                        cashier,
+                        ReleaseAsked {
+                            peer,
+                            request,
+                            reply,
+                        },
+                    ),
+                    None => Ok(()),
+                };
+            }
             // Its answer takes a conversation with the same peer, so nobody waits for it here.
             Question::Vault => {
                 if let Some(vault) = &self.vault

@@ -89,6 +89,13 @@ pub struct FundsLabels {
     pub state: &'static str,
 }
 
+/// Labels of [`Metrics::first_contact_nanoton`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FirstContactLabels {
+    /// `outstanding` now, and since the process began `given` in all and of that `lost`.
+    pub state: &'static str,
+}
+
 /// Labels of [`Metrics::tcb_expires_s`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PlatformLabels {
@@ -132,6 +139,10 @@ pub struct Metrics {
     pub batches_confirmed: Counter,
     /// nanoTON by where they are; see [`FundsLabels`].
     pub funds_nanoton: Family<FundsLabels, Gauge>,
+    /// nanoTON served before a channel was on chain; see [`FirstContactLabels`].
+    pub first_contact_nanoton: Family<FirstContactLabels, Gauge>,
+    /// Jobs that a worker sent away until their channel is on chain. They come again, and end then.
+    pub first_contact_refusals: Counter,
     /// 0 while the chain's head cannot be verified.
     pub chain_verified: Gauge,
     /// 1 from the moment that two logs of guest images were seen under the rebuilders' keys.
@@ -164,6 +175,8 @@ impl Metrics {
             settled_nanoton: Counter::default(),
             batches_confirmed: Counter::default(),
             funds_nanoton: Family::default(),
+            first_contact_nanoton: Family::default(),
+            first_contact_refusals: Counter::default(),
             chain_verified: Gauge::default(),
             log_split_view: Gauge::default(),
             tcb_expires_s: Family::default(),
@@ -216,6 +229,16 @@ impl Metrics {
             "funds_nanoton",
             "nanoTON by where they are",
             self.funds_nanoton.clone(),
+        );
+        registry.register(
+            "first_contact_nanoton",
+            "nanoTON served before the channel was on chain",
+            self.first_contact_nanoton.clone(),
+        );
+        registry.register(
+            "first_contact_refusals",
+            "Jobs sent away until their channel is on chain",
+            self.first_contact_refusals.clone(),
         );
         registry.register(
             "chain_verified",
@@ -309,6 +332,13 @@ impl Metrics {
     pub fn funds(&self, state: &'static str, nano: u64) {
         self.funds_nanoton
             .get_or_create(&FundsLabels { state })
+            .set(i64::try_from(nano).unwrap_or(i64::MAX));
+    }
+
+    /// Says how many nanoTON of first contact credit are in a state; see [`FirstContactLabels`].
+    pub fn first_contact(&self, state: &'static str, nano: u64) {
+        self.first_contact_nanoton
+            .get_or_create(&FirstContactLabels { state })
             .set(i64::try_from(nano).unwrap_or(i64::MAX));
     }
 

@@ -107,6 +107,8 @@ pub enum Question {
     Log,
     /// `VaultRequest` → `VaultReply`.
     Vault,
+    /// `SignedRelease` → `ReleaseReply`.
+    Release,
 }
 
 /// What is gossiped to everybody.

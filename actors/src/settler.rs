@@ -11,12 +11,12 @@ use crate::clock;
 use crate::failpoint;
 use crate::metrics::Metrics;
 use actix::prelude::*;
-use cocoon_protocol::NanoTon;
-use cocoon_protocol::TonAddress;
+use cocoon_protocol::voucher::SignedRelease;
+use cocoon_protocol::{NanoTon, TonAddress};
 use cocoon_settlement::chain::{BlockRef, Chain, ChainError, ChainStanding, TransactionSummary};
 use cocoon_settlement::contract::{
     Commit, LedgerTerms, claim_message, commit_message, deploy_ledger_message, fetch_channel,
-    fetch_ledger,
+    fetch_ledger, release_message,
 };
 use cocoon_settlement::ledger::{LedgerError, TransactionRecord, WorkerLedger};
 use cocoon_settlement::settler::{
@@ -191,10 +191,15 @@ impl Settler {
                 }
             }
             SettlerOutput::LookAtPrices => self.look_at_prices(context),
+            SettlerOutput::SubmitRelease(release) => self.submit_release(release, context),
+            SettlerOutput::Released { channel } => {
+                info!(%channel, "a channel was closed together");
+            }
             SettlerOutput::ReadStakes
             | SettlerOutput::PersistBatch { .. }
             | SettlerOutput::PersistCommitAttempt { .. }
-            | SettlerOutput::PersistClaimAttempt { .. } => {}
+            | SettlerOutput::PersistClaimAttempt { .. }
+            | SettlerOutput::PersistReleaseAttempt { .. } => {}
         }
         Ok(answer)
     }
@@ -209,6 +214,31 @@ impl Settler {
             }
             SettlerInput::CommitSent { seqno, result }
         });
+    }
+
+    /// Sends a release through the wallet. What it does shows on the channel.
+    fn submit_release(&self, release: SignedRelease, context: &mut Context<Self>) {
+        let channel = release.release.channel;
+        info!(%channel, total = %release.release.cumulative, "closing a channel together");
+        let settling = self.settling.clone();
+        let sending = async move {
+            let message = release_message(&release)?;
+            let wallet = settling.wallet.lock().await;
+            wallet.send(settling.chain.as_ref(), &[message]).await
+        };
+        context.spawn(sending.into_actor(self).map(move |sent, actor, context| {
+            let result = sent.map(drop).map_err(|error| {
+                warn!(%error, %channel, "a release was not sent, or nobody knows");
+                match error {
+                    ChainError::NotAccepted { exit_code, .. } => SendFailure::Refused { exit_code },
+                    ChainError::InsufficientBalance { .. }
+                    | ChainError::BadMessage { .. }
+                    | ChainError::Encoding { .. } => SendFailure::Refused { exit_code: None },
+                    _ => SendFailure::Unknown,
+                }
+            });
+            actor.drive(SettlerInput::ReleaseSent { channel, result }, context);
+        }));
     }
 
     /// Hands an external message to the chain; the result comes back as an input.
@@ -434,6 +464,21 @@ impl Handler<crate::supervision::Stop> for Settler {
     type Result = ();
     fn handle(&mut self, _: crate::supervision::Stop, context: &mut Self::Context) {
         context.stop();
+    }
+}
+
+/// The cashier has agreed to close a channel together: what there is to send is in the ledger.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReleasesAgreed;
+
+impl Handler<ReleasesAgreed> for Settler {
+    type Result = ();
+    fn handle(&mut self, _: ReleasesAgreed, context: &mut Self::Context) {
+        match self.settling.ledger.stakes() {
+            Ok(stakes) => self.drive(SettlerInput::Stakes(stakes), context),
+            Err(error) => warn!(%error, "the ledger could not be read"),
+        }
     }
 }
 

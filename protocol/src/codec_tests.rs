@@ -13,14 +13,15 @@ use crate::ids::{Digest, Keypair, OfferId, PublicKey32};
 use crate::job::{
     ClientFrame, FRAME_TOKENS, FinishReason, JobRequest, LEAST_LOGPROB, MAX_CHAT_BYTES,
     MAX_CHOICES, MAX_CLIENT_FRAME_BYTES, MAX_FRAME_TOKENS, MAX_LOGPROB_TOKEN_BYTES, MAX_TEXT_BYTES,
-    MAX_TOKENS_BODY_BYTES, MAX_TOP_LOGPROBS, MAX_WORKER_FRAME_BYTES, PositionLogprobs,
-    TokenLogprob, Tokens, WorkerFrame,
+    MAX_TOKENS_BODY_BYTES, MAX_TOP_LOGPROBS, MAX_WORKER_FRAME_BYTES, OpeningTerms,
+    PositionLogprobs, TokenLogprob, Tokens, WorkerFrame,
 };
 use crate::negotiation::{self, Decline, Offer, QuoteReply, QuoteRequest, decode_offer};
 use crate::receipt::{Receipt, SignedReceipt};
+use crate::release::{ReleaseRefusal, ReleaseReply};
 use crate::samples::*;
 use crate::units::NanoTon;
-use crate::voucher::{Voucher, VoucherError};
+use crate::voucher::{Release, SignedRelease, Voucher, VoucherError};
 use crate::wire::{Wire, WireError, decode, encode};
 use ed25519_dalek::SigningKey;
 use libp2p_core::SignedEnvelope;
@@ -69,6 +70,9 @@ proptest! {
 
     #[test]
     fn a_clients_frame_survives_the_wire(value in any_client_frame()) { survives(&value)?; }
+
+    #[test]
+    fn opening_terms_survive_the_wire(value in any_opening_terms()) { survives(&value)?; }
 
     #[test]
     fn a_workers_frame_survives_the_wire(value in any_worker_frame()) { survives(&value)?; }
@@ -187,6 +191,7 @@ fn any_bytes_may_come_as_a_clients_frame() {
     fuzz::<ClientFrame>(&one(
         any_client_frame().prop_filter("job", |frame| matches!(frame, ClientFrame::Job(_)))
     ));
+    fuzz::<OpeningTerms>(&largest_terms());
 }
 #[test]
 fn any_bytes_may_come_as_a_workers_frame() {
@@ -207,6 +212,15 @@ fn any_bytes_may_come_as_a_workers_frame() {
         logprobs: vec![position(2, b"word"); 3],
         ..Tokens::of("some words", 3)
     }));
+}
+#[test]
+fn any_bytes_may_come_as_a_release() {
+    let release = Release {
+        channel: address(3),
+        cumulative: NanoTon::from_nano(7),
+    };
+    fuzz::<SignedRelease>(&release.sign(&SigningKey::from_bytes(&[1; 32]), 0));
+    fuzz::<ReleaseReply>(&ReleaseReply::Refused(ReleaseRefusal::NotWorthIt));
 }
 #[test]
 fn any_bytes_may_come_as_a_receipt() {
@@ -445,6 +459,28 @@ fn fields_are_refused_with_their_name_and_numbers() {
     ));
 }
 
+/// In the wire's longest form.
+fn largest_terms() -> OpeningTerms {
+    OpeningTerms {
+        client: address(3),
+        client_key: PublicKey32::from_bytes([4; 32]),
+        nonce: u32::MAX,
+        close_delay_s: u32::MAX,
+    }
+}
+
+#[test]
+fn opening_terms_have_one_length_of_key_and_a_wallet() {
+    let terms = largest_terms();
+    assert!(encode(&terms).len() <= OpeningTerms::MAX_BYTES);
+    let mut short = terms.to_proto();
+    short.client_key.pop();
+    assert!(OpeningTerms::from_proto(short).is_err());
+    let mut homeless = terms.to_proto();
+    homeless.client = None;
+    assert!(OpeningTerms::from_proto(homeless).is_err());
+}
+
 #[test]
 fn a_chat_request_is_text_of_bounded_size() {
     let job = |chat: Vec<u8>| {
@@ -454,6 +490,7 @@ fn a_chat_request_is_text_of_bounded_size() {
             channel: address(3),
             chat,
             salt: crate::samples::salt(),
+            terms: Some(largest_terms()),
         })
         .encode()
     };
@@ -602,6 +639,7 @@ fn debug_output_of_frames_holds_no_content() {
         channel: address(3),
         chat: b"planted-secret".to_vec(),
         salt: crate::Salt::from_bytes([4; 32]),
+        terms: None,
     });
     let tokens = WorkerFrame::Tokens(Tokens::of("planted-secret", 3));
     assert!(!format!("{job:?}{tokens:?}").contains("planted"));

@@ -7,7 +7,7 @@ use crate::ids::Digest;
 
 /// In every protocol name and topic. Raised when any message changes: decoders are canonical, so nodes of two
 /// versions could not read one another anyway.
-const WIRE_VERSION: u32 = 2;
+const WIRE_VERSION: u32 = 3;
 
 /// A network: its id and its attestation root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ mod tests {
         };
         assert_eq!(
             network(1).protocol("offer"),
-            "/cocoon/devnet/01010101/offer/2"
+            "/cocoon/devnet/01010101/offer/3"
         );
         assert_ne!(network(1).protocol("offer"), network(2).protocol("offer"));
         assert_ne!(network(1).topic("adverts"), network(2).topic("adverts"));

@@ -7,8 +7,10 @@
 //! [`ClientFrame::Done`] when it has kept the receipt, and both close the session. Each end records
 //! exactly one [`Outcome`].
 
+mod opening;
 mod outcome;
 
+pub use opening::OpeningTerms;
 pub use outcome::Outcome;
 
 use crate::commitment::Salt;
@@ -62,6 +64,8 @@ pub struct JobRequest {
     pub chat: Vec<u8>,
     /// Drawn by the client for this attempt; hides the content of the receipt's commitments.
     pub salt: Salt,
+    /// What the channel is being deployed with, while it may not be on chain yet.
+    pub terms: Option<OpeningTerms>,
 }
 
 /// Sizes only, never content.
@@ -72,6 +76,7 @@ impl std::fmt::Debug for JobRequest {
             .field("offer", &self.offer)
             .field("channel", &self.channel)
             .field("chat", &format_args!("{} bytes", self.chat.len()))
+            .field("terms", &self.terms)
             .finish()
     }
 }
@@ -351,6 +356,7 @@ impl Wire for JobRequest {
             channel: Some(self.channel.into()),
             chat: self.chat.clone(),
             salt: self.salt.as_bytes().to_vec(),
+            terms: self.terms.as_ref().map(Wire::to_proto),
         }
     }
 
@@ -367,6 +373,7 @@ impl Wire for JobRequest {
             channel: field::<Self>("channel").address(proto.channel)?,
             chat,
             salt: Salt::from_bytes(field::<Self>("salt").array(&proto.salt)?),
+            terms: proto.terms.map(OpeningTerms::from_proto).transpose()?,
         })
     }
 }

@@ -30,6 +30,7 @@ pub mod merkle;
 pub mod metering;
 pub mod negotiation;
 pub mod receipt;
+pub mod release;
 pub mod session;
 mod terms;
 pub mod units;
@@ -46,13 +47,15 @@ pub use evidence::{Beacon, Claims, EvidenceBundle, EvidenceReply, EvidenceReques
 pub use gpu::{Gpu, GpuEvidence, gpu_nonce};
 pub use ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 pub use job::{
-    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, Outcome, WorkerFrame,
+    ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, OpeningTerms, Outcome,
+    WorkerFrame,
 };
 pub use log::{ConsistencyReply, ConsistencyRequest, ImageProof, LogNews, SplitView};
 pub use log_heads::LogHeads;
 pub use metering::{Payee, Payer};
 pub use negotiation::{Negotiation, Offer, OfferBook, QuoteReply, QuoteRequest, Refusal};
 pub use receipt::{Ending, Receipt, SignedReceipt};
+pub use release::{ReleaseRefusal, ReleaseReply};
 pub use terms::{ModelTerms, Price};
 pub use units::{NanoTon, UnixMillis};
 pub use voucher::{Release, SignedRelease, SignedVoucher, Voucher, VoucherError};

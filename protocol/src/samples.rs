@@ -11,7 +11,7 @@ use crate::evidence::{Attached, Beacon, Claims, EvidenceBundle, EvidenceReply, E
 use crate::ids::{Digest, JobId, Keypair, OfferId, PeerId, PublicKey32, TonAddress};
 use crate::job::{
     ClientFrame, FinishReason, JobError, JobErrorCode, JobRequest, LEAST_LOGPROB, MAX_CHOICES,
-    MAX_FRAME_TOKENS, PositionLogprobs, TokenLogprob, Tokens, WorkerFrame,
+    MAX_FRAME_TOKENS, OpeningTerms, PositionLogprobs, TokenLogprob, Tokens, WorkerFrame,
 };
 use crate::negotiation::{Decline, Offer, QuoteReply, QuoteRequest, Refusal};
 use crate::receipt::{Ending, Receipt, SignedReceipt};
@@ -318,6 +318,17 @@ pub(crate) fn any_signed_receipt() -> impl Strategy<Value = SignedReceipt> {
         .prop_map(|(receipt, signature)| SignedReceipt { receipt, signature })
 }
 
+pub(crate) fn any_opening_terms() -> impl Strategy<Value = OpeningTerms> {
+    (any_address(), any::<[u8; 32]>(), any::<u32>(), any::<u32>()).prop_map(
+        |(client, client_key, nonce, close_delay_s)| OpeningTerms {
+            client,
+            client_key: PublicKey32::from_bytes(client_key),
+            nonce,
+            close_delay_s,
+        },
+    )
+}
+
 pub(crate) fn any_client_frame() -> impl Strategy<Value = ClientFrame> {
     let job = (
         any::<[u8; 16]>(),
@@ -325,15 +336,17 @@ pub(crate) fn any_client_frame() -> impl Strategy<Value = ClientFrame> {
         any_address(),
         "\\PC{1,200}",
         any::<[u8; 32]>(),
+        proptest::option::of(any_opening_terms()),
     );
     prop_oneof![
         job.prop_map(
-            |(job, offer, channel, chat, salt)| ClientFrame::Job(JobRequest {
+            |(job, offer, channel, chat, salt, terms)| ClientFrame::Job(JobRequest {
                 job: JobId::from_bytes(job),
                 offer: OfferId::from_bytes(offer),
                 channel,
                 chat: chat.into_bytes(),
                 salt: Salt::from_bytes(salt),
+                terms,
             })
         ),
         any_voucher().prop_map(ClientFrame::Voucher),

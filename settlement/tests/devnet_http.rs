@@ -272,6 +272,8 @@ async fn the_explorer_leads_from_a_block_to_an_account_and_its_transactions() {
     );
     let (_, account) = page(format!("{base}/account?address={channel}")).await;
     assert!(account.contains("a payment channel"), "{account}");
+    assert!(account.contains("0.000000000 TON"), "{account}");
+    assert!(!account.contains("NanoTon"), "{account}");
     let (_, account) = page(format!("{base}/account?address={}", wallet.address())).await;
     assert!(account.contains("a wallet, seqno 1"), "{account}");
     assert!(

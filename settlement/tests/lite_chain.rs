@@ -359,16 +359,30 @@ async fn others_answer_for_a_server_that_is_down_slow_or_wrong() {
 }
 
 #[tokio::test]
-async fn forms_that_are_not_known_are_a_state_and_not_an_end() {
+async fn signatures_of_an_unknown_form_are_a_state_and_not_an_end() {
+    forms_that_are_not_known_are_a_state_and_not_an_end(Faults {
+        unknown_signatures: true,
+        ..Faults::default()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn blocks_of_an_unknown_form_are_a_state_and_not_an_end() {
+    forms_that_are_not_known_are_a_state_and_not_an_end(Faults {
+        forked_head: Some(Fork::UnknownForm),
+        ..Faults::default()
+    })
+    .await;
+}
+
+async fn forms_that_are_not_known_are_a_state_and_not_an_end(upgrade: Faults) {
     let net = Net::new(2).await;
     let lite = net.lite();
     let before = lite.account(somebody(1)).await.unwrap();
     let verified = lite.head().await.unwrap();
-    // An upgrade of the network: every server sends signatures of a form that this program does not know.
-    net.all(Faults {
-        unknown_signatures: true,
-        ..Faults::default()
-    });
+    // An upgrade of the network: every server sends what this program does not know.
+    net.all(upgrade);
     net.chain.devnet().give(somebody(1), TON, now()).unwrap();
     net.advance();
     let error = lite.account(somebody(1)).await.unwrap_err();

@@ -8,26 +8,23 @@
     clippy::arithmetic_side_effects
 )]
 
+#[path = "clients/scene.rs"]
+mod scene;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
-use cocoon_settlement::chain::{Chain, DevnetClient, StackItem};
-use cocoon_settlement::contract::{self, ChannelTerms, OutMessage};
-use cocoon_settlement::devnet::{self, Faults, GLOBAL_ID, ServeConfig, serve};
-use cocoon_settlement::wallet::Wallet;
-use ed25519_dalek::SigningKey;
+use cocoon_protocol::NanoTon;
+use cocoon_settlement::chain::{Chain, StackItem};
+use cocoon_settlement::contract::OutMessage;
+use cocoon_settlement::devnet::Faults;
+use scene::{Scene, TRANSFERS};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 /// A get method of the channel contract without arguments.
 const METHOD: &str = "available";
-/// Transactions of the wallet, more than one answer of a liteserver holds.
-const TRANSFERS: u32 = 20;
 
 fn python() -> Option<PathBuf> {
     let set = |name| {
@@ -86,125 +83,31 @@ fn run(python: &Path, script: &str, facts: &Value) -> Result<Value, String> {
         .unwrap_or_else(|error| panic!("{script}: {error}: {said}")))
 }
 
-struct Scene {
-    chain: DevnetClient,
-    base: String,
-    wallet: Wallet,
-    channel: TonAddress,
-    _directory: tempfile::TempDir,
-    _stop: oneshot::Sender<()>,
+async fn facts(scene: &Scene) -> Value {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let config: Value = http
+        .get(format!("{}/global.config.json", scene.base))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    json!({
+        "url": scene.base,
+        "config": config,
+        "wallet": scene.wallet.address().to_string(),
+        "channel": scene.channel.to_string(),
+        "nobody": format!("0:{}", "77".repeat(32)),
+        "method": METHOD,
+    })
 }
 
-impl Scene {
-    /// A served devnet with a wallet of some history, a channel, and validators that changed twice.
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let (stop, stopped) = oneshot::channel();
-        let config = ServeConfig {
-            start_paused: true,
-            block_interval: Duration::from_millis(200),
-            ..ServeConfig::new(directory.path().to_owned())
-        };
-        tokio::spawn(serve(config, listener, async {
-            let _ = stopped.await;
-        }));
-        let chain = DevnetClient::new(&base).unwrap();
-        let wallet = Wallet::from_key(SigningKey::from_bytes(&[1; 32]), GLOBAL_ID).unwrap();
-        let ton = |milli: u64| NanoTon::from_nano(milli * 1_000_000);
-        chain.give(wallet.address(), ton(100_000)).await.unwrap();
-        chain.key_block(true).await.unwrap();
-        let terms = ChannelTerms {
-            client: wallet.address(),
-            worker: devnet::faucet().unwrap().address(),
-            client_key: PublicKey32::from_bytes([3; 32]),
-            nonce: 7,
-            close_delay_s: 3600,
-        };
-        let scene = Self {
-            chain,
-            base,
-            wallet,
-            channel: terms.address().unwrap(),
-            _directory: directory,
-            _stop: stop,
-        };
-        scene
-            .send(0, &contract::open_message(&terms, ton(5_000)).unwrap())
-            .await;
-        for seqno in 1..TRANSFERS {
-            let message = OutMessage::transfer(scene.channel_worker(), ton(1));
-            scene.send(seqno, &message).await;
-        }
-        scene.chain.key_block(true).await.unwrap();
-        scene.chain.key_block(false).await.unwrap();
-        scene.chain.advance(3, 0).await.unwrap();
-        scene
-    }
-
-    fn channel_worker(&self) -> TonAddress {
-        devnet::faucet().unwrap().address()
-    }
-
-    fn signed(&self, seqno: u32, message: &OutMessage) -> Vec<u8> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
-        let until = u32::try_from(now).unwrap() + 600;
-        self.wallet
-            .transfer(seqno, until, std::slice::from_ref(message))
-            .unwrap()
-    }
-
-    async fn send(&self, seqno: u32, message: &OutMessage) {
-        self.chain
-            .send_external(&self.signed(seqno, message))
-            .await
-            .unwrap();
-        // A second later each, so that blocks can be found by time.
-        self.chain.advance(1, 1).await.unwrap();
-    }
-
-    async fn facts(&self) -> Value {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let config: Value = http
-            .get(format!("{}/global.config.json", self.base))
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
-        json!({
-            "url": self.base,
-            "config": config,
-            "wallet": self.wallet.address().to_string(),
-            "channel": self.channel.to_string(),
-            "nobody": format!("0:{}", "77".repeat(32)),
-            "method": METHOD,
-        })
-    }
-
-    /// What our own interface says, to hold the others' answers against.
-    async fn balance(&self, address: TonAddress) -> String {
-        let account = self.chain.account(address).await.unwrap().unwrap();
-        account.balance.nano().to_string()
-    }
-
-    async fn method(&self) -> String {
-        let result = self.chain.get_method(self.channel, METHOD, &[]).await;
-        match &result.unwrap().stack[0] {
-            StackItem::Num(number) => number.to_string(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Hashes of the wallet's transactions, newest first.
-    async fn history(&self) -> Vec<cocoon_protocol::Digest> {
-        let all = self.chain.transactions(self.wallet.address(), 0, 100).await;
-        all.unwrap().iter().rev().map(|one| one.hash).collect()
+async fn method(scene: &Scene) -> String {
+    let result = scene.chain.get_method(scene.channel, METHOD, &[]).await;
+    match &result.unwrap().stack[0] {
+        StackItem::Num(number) => number.to_string(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -225,10 +128,10 @@ async fn pytoniq_finds_every_proof_in_order_at_each_level_of_trust() {
     let head = scene.chain.head().await.unwrap().seqno;
     let transfer = OutMessage::transfer(scene.channel_worker(), NanoTon::from_nano(1));
     let message = scene.signed(TRANSFERS, &transfer);
-    let mut facts = scene.facts().await;
+    let mut facts = facts(&scene).await;
     facts["message"] = hex::encode(&message).into();
     facts["refused"] = hex::encode(scene.signed(0, &transfer)).into();
-    let method = scene.method().await;
+    let method = method(&scene).await;
 
     let seen = tokio::task::spawn_blocking(move || run(&python, "with_pytoniq.py", &facts))
         .await
@@ -275,7 +178,7 @@ async fn the_official_library_syncs_reads_runs_get_methods_and_sends() {
     let head = scene.chain.head().await.unwrap().seqno;
     let transfer = OutMessage::transfer(scene.channel_worker(), NanoTon::from_nano(1));
     let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
-    let mut facts = scene.facts().await;
+    let mut facts = facts(&scene).await;
     facts["message"] = base64(&scene.signed(TRANSFERS, &transfer)).into();
     facts["refused"] = base64(&scene.signed(0, &transfer)).into();
     let seen = tokio::task::spawn_blocking(move || run(&python, "with_tonlib.py", &facts))
@@ -309,7 +212,7 @@ async fn the_official_library_syncs_reads_runs_get_methods_and_sends() {
         json!(expected).as_array().unwrap()[..transactions.len()]
     );
     assert_eq!(seen["seqno"], json!([0, TRANSFERS.to_string()]));
-    assert_eq!(seen["method"], json!([0, scene.method().await]));
+    assert_eq!(seen["method"], json!([0, method(&scene).await]));
     assert_eq!(seen["sent"], "ok");
     let refused = seen["refused"].as_str().unwrap();
     assert!(refused.contains("exitcode=33"), "{refused}");
@@ -326,7 +229,7 @@ async fn pytoniq_notices_a_lying_server() {
         ..Faults::default()
     };
     scene.chain.set_faults(None, lies).await.unwrap();
-    let facts = scene.facts().await;
+    let facts = facts(&scene).await;
     let complaint = tokio::task::spawn_blocking(move || run(&python, "with_pytoniq.py", &facts))
         .await
         .unwrap()

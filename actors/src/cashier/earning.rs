@@ -1,23 +1,28 @@
 //! The worker's books: channels that pay it, vouchers, jobs and their receipts.
 
-use super::{Cashier, CashierError};
-use crate::ask::{Ask, Query};
+use super::{Cashier, CashierError, first_contact};
+use crate::ask::{Address, Ask, Query};
 use crate::clock;
 use crate::failpoint;
 use crate::metrics::{Metrics, Side};
+use crate::settler::Settler;
 use actix::prelude::*;
-use cocoon_protocol::job::Outcome;
+use cocoon_protocol::job::{OpeningTerms, Outcome};
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::voucher::SignedVoucher;
 use cocoon_protocol::{JobId, NanoTon, PeerId, TonAddress};
 use cocoon_settlement::chain::{Chain, ChainError};
 use cocoon_settlement::contract::{ChannelState, fetch_channel};
-use cocoon_settlement::credit::{CreditBook, CreditConfig, Doubt};
-use cocoon_settlement::ledger::{WorkerLedger, WorkerSummary, check_voucher};
+use cocoon_settlement::credit::{
+    CreditBook, CreditConfig, Doubt, FirstContactBook, FirstContactConfig,
+};
+use cocoon_settlement::ledger::{
+    Acknowledger, Undurable, WorkerChannel, WorkerLedger, WorkerSummary, check_voucher,
+};
 use cocoon_settlement::store::RocksStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tracing::{Instrument, warn};
+use tracing::{Instrument, error, warn};
 
 /// What the books are kept with.
 pub struct Earning {
@@ -31,8 +36,12 @@ pub struct Earning {
     pub global_id: i32,
     /// How much clients may have unpaid.
     pub credit: CreditConfig,
+    /// How much clients may have before their channel is on chain.
+    pub first_contact: FirstContactConfig,
     /// The most that is served while the chain's head cannot be verified.
     pub unverified_risk: NanoTon,
+    /// A channel is closed together if it has earned so many times what that costs this worker; 0: always.
+    pub release_fee_multiple: u64,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -53,24 +62,35 @@ const MAX_PROVED: usize = 4_096;
 
 /// A worker's books, and what of them is in use.
 pub(super) struct Books {
-    parts: Earning,
+    pub(super) parts: Earning,
     /// Whether ledger and chain agree; until then nothing is served.
-    reconciled: bool,
+    pub(super) reconciled: bool,
     /// Channels that carry a job.
-    serving: BTreeMap<TonAddress, Serving>,
+    pub(super) serving: BTreeMap<TonAddress, Serving>,
     /// Channels as the chain showed them when its head was verified.
     proved: BTreeMap<TonAddress, ChannelState>,
+    /// Answers when a voucher is on the disk.
+    acknowledger: Acknowledger,
     /// What clients have before they pay for it.
     credit: CreditBook,
+    /// What clients have before their channel is on chain.
+    pub(super) first_contacts: FirstContactBook,
+    /// Whether somebody looks for those channels right now, and which was looked for last.
+    pub(super) looking: bool,
+    pub(super) looked_for: Option<TonAddress>,
     /// What is served while the chain's head cannot be verified.
     doubt: Doubt,
     /// Channels whose client is closing, with the unix second from which they may pay nothing.
     closing: BTreeMap<TonAddress, u32>,
+    /// Looks at the chain for clients that want to close together.
+    pub(super) release_looks: usize,
+    /// Sends what was agreed to.
+    pub(super) settler: Option<Address<Settler>>,
 }
 
 /// A job on a channel.
 #[derive(Clone, Copy, Debug)]
-struct Serving {
+pub(super) struct Serving {
     client: PeerId,
     /// The largest total that the channel can pay.
     capacity: NanoTon,
@@ -78,6 +98,16 @@ struct Serving {
     held: NanoTon,
     /// How far the job may be ahead of its vouchers.
     window: NanoTon,
+    /// Begun before the channel was on chain: what was admitted.
+    first_contact: Option<NanoTon>,
+}
+
+/// A job that may begin.
+pub(super) struct Begun {
+    pub(super) held: NanoTon,
+    pub(super) capacity: NanoTon,
+    pub(super) paid_before: NanoTon,
+    pub(super) first_contact: Option<NanoTon>,
 }
 
 /// What a job needs to know of the channel that pays it.
@@ -102,6 +132,8 @@ pub struct OpenWorkerJob {
     pub needed: NanoTon,
     /// How far it may be ahead of its vouchers.
     pub credit_window: NanoTon,
+    /// What the client says that the channel is being deployed with.
+    pub terms: Option<OpeningTerms>,
 }
 impl Query for OpenWorkerJob {
     type Answer = Result<PayingChannel, CashierError>;
@@ -130,9 +162,12 @@ impl Handler<Ask<OpenWorkerJob>> for Cashier {
                 let Some(books) = &mut cashier.earning else {
                     return reply.send(Err(CashierError::WrongRole));
                 };
-                let opened = books
-                    .seen(&query, state, sound)
-                    .and_then(|state| books.open_job(&query, &state, sound));
+                let opened = match state {
+                    Ok(None) if sound => books.open_first_contact(&query),
+                    state => books
+                        .seen(&query, state, sound)
+                        .and_then(|state| books.open_job(&query, &state, sound)),
+                };
                 // If the job is gone, so is its claim to the channel.
                 if let Err(Ok(_)) = reply.deliver(opened)
                     && let Err(error) = books.close(&CloseWorkerJob {
@@ -152,7 +187,17 @@ impl Handler<Ask<OpenWorkerJob>> for Cashier {
 
 impl Books {
     pub(super) fn new(parts: Earning) -> Self {
+        let first_contacts = first_contact::resume(parts.first_contact, &parts.ledger)
+            .unwrap_or_else(|failure| {
+                // A ledger that cannot be read is no state to serve from.
+                error!(error = %failure, "the ledger cannot be read; ending the process");
+                std::process::abort();
+            });
         Self {
+            acknowledger: Acknowledger::start(),
+            first_contacts,
+            looking: false,
+            looked_for: None,
             credit: CreditBook::new(parts.credit),
             doubt: Doubt::new(parts.unverified_risk),
             proved: BTreeMap::new(),
@@ -160,6 +205,8 @@ impl Books {
             reconciled: false,
             serving: BTreeMap::new(),
             closing: BTreeMap::new(),
+            release_looks: 0,
+            settler: None,
         }
     }
 
@@ -202,19 +249,17 @@ impl Books {
         }
         // It was closing and is open: what was said came from a view of the chain that did not last.
         self.closing.remove(&state.address);
-        if state.terms.close_delay_s < LEAST_CLOSE_DELAY_S {
-            return Err(CashierError::ClosesTooSoon {
-                channel: state.address,
-                delay_s: state.terms.close_delay_s,
-                least_s: LEAST_CLOSE_DELAY_S,
-            });
-        }
-        // The chain was looked at without the lock that an actor is: look again.
-        if !self.reconciled {
-            return Err(CashierError::Unreconciled);
-        }
-        if self.serving.contains_key(&state.address) {
-            return Err(CashierError::InUse(state.address));
+        self.may_begin(&state.address, state.terms.close_delay_s)?;
+        let channel = self.parts.ledger.channel(&state.address)?;
+        if let Some(expected) = channel.filter(|channel| channel.expected.is_some()) {
+            self.on_appeared(state)?;
+            if state.capacity() < expected.held_total() {
+                return Err(CashierError::Underfunded {
+                    channel: state.address,
+                    needed: expected.held_total().saturating_add(query.needed),
+                    capacity: state.capacity(),
+                });
+            }
         }
         let channel = self.parts.ledger.register_channel(
             state.address,
@@ -232,8 +277,52 @@ impl Books {
                 capacity,
             });
         }
+        let begun = Begun {
+            held,
+            capacity,
+            paid_before: held.saturating_sub(channel.base),
+            first_contact: None,
+        };
+        self.begin(query, begun, sound)
+    }
+
+    /// What does not depend on whether the channel is on chain.
+    pub(super) fn may_begin(
+        &self,
+        channel: &TonAddress,
+        close_delay_s: u32,
+    ) -> Result<(), CashierError> {
+        if close_delay_s < LEAST_CLOSE_DELAY_S {
+            return Err(CashierError::ClosesTooSoon {
+                channel: *channel,
+                delay_s: close_delay_s,
+                least_s: LEAST_CLOSE_DELAY_S,
+            });
+        }
+        // The chain was looked at without the lock that an actor is: look again.
+        if !self.reconciled {
+            return Err(CashierError::Unreconciled);
+        }
+        if self.serving.contains_key(channel) {
+            return Err(CashierError::InUse(*channel));
+        }
+        Ok(())
+    }
+
+    /// Reserves credit, notes the job, and gives the channel to it.
+    pub(super) fn begin(
+        &mut self,
+        query: &OpenWorkerJob,
+        begun: Begun,
+        sound: bool,
+    ) -> Result<PayingChannel, CashierError> {
         let now = clock::now();
-        let paid_before = held.saturating_sub(channel.base);
+        let Begun {
+            held,
+            capacity,
+            paid_before,
+            first_contact,
+        } = begun;
         self.credit
             .reserve(now, query.client, query.credit_window, paid_before)?;
         let noted = self
@@ -242,7 +331,7 @@ impl Books {
             .map_err(CashierError::from);
         let noted = noted.and_then(|()| {
             let ledger = &self.parts.ledger;
-            Ok(ledger.open_job(query.job, query.client, state.address, now)?)
+            Ok(ledger.open_job(query.job, query.client, query.channel, now)?)
         });
         if let Err(error) = noted {
             let (client, window) = (query.client, query.credit_window);
@@ -251,12 +340,13 @@ impl Books {
             return Err(error);
         }
         self.serving.insert(
-            state.address,
+            query.channel,
             Serving {
                 client: query.client,
                 capacity,
                 held,
                 window: query.credit_window,
+                first_contact,
             },
         );
         Ok(PayingChannel { held, capacity })
@@ -277,7 +367,8 @@ impl Books {
         }
     }
 
-    fn accept(&self, query: &Accept) -> Result<NanoTon, CashierError> {
+    /// Decides about a voucher. Nothing that depends on it may leave before it is durable.
+    fn submit(&self, query: &Accept) -> Result<Undurable<WorkerChannel>, CashierError> {
         let Earning {
             ledger, global_id, ..
         } = &self.parts;
@@ -285,16 +376,12 @@ impl Books {
             .serving
             .get(&query.channel)
             .map(|serving| serving.capacity);
-        let channel = ledger.channel(&query.channel)?;
+        let channel = ledger.latest_channel(&query.channel)?;
         let (Some(capacity), Some(channel)) = (capacity, channel) else {
             return Err(CashierError::NotOpen(query.channel));
         };
         let checked = check_voucher(&query.voucher, &channel, capacity, *global_id)?;
-        let channel = ledger.accept_voucher(&checked)?;
-        failpoint::reached(failpoint::VOUCHER_STORED);
-        // Kept, since it is money; but nothing more is served for it.
-        self.not_closing(&query.channel, u64::from(CLOSING_MARGIN_S))?;
-        Ok(channel.held_total())
+        Ok(ledger.submit_voucher(&checked)?)
     }
 
     fn close(&mut self, closed: &CloseWorkerJob) -> Result<(), CashierError> {
@@ -304,7 +391,19 @@ impl Books {
             let held = held.map_or(serving.held, |channel| channel.held_total());
             let paid = held.saturating_sub(serving.held);
             let Serving { client, window, .. } = serving;
-            self.credit.settle(now, client, window, closed.cost, paid);
+            let unconfirmed = serving.first_contact.is_some_and(|needed| {
+                self.first_contacts
+                    .settle(now, &closed.channel, needed, closed.cost)
+            });
+            if unconfirmed {
+                // What is signed pays for nothing yet, and not for earlier jobs either.
+                let unsigned = closed.cost.saturating_sub(paid);
+                self.credit
+                    .settle(now, client, window, unsigned, NanoTon::ZERO);
+            } else {
+                self.credit.settle(now, client, window, closed.cost, paid);
+            }
+            self.show_first_contacts();
         }
         let (outcome, receipt) = (&closed.outcome, closed.receipt.as_ref());
         self.parts
@@ -358,12 +457,31 @@ impl Handler<Ask<Accept>> for Cashier {
         let Some(books) = &self.earning else {
             return reply.send(Err(CashierError::WrongRole));
         };
-        let accepted = books.accept(&query);
-        match &accepted {
-            Ok(_) => books.parts.metrics.voucher(Side::Worker),
-            Err(_) => books.parts.metrics.voucher_refused(),
-        }
-        reply.send(accepted);
+        let metrics = books.parts.metrics.clone();
+        let submitted = match books.submit(&query) {
+            Ok(submitted) => submitted,
+            Err(error) => {
+                metrics.voucher_refused();
+                return reply.send(Err(error));
+            }
+        };
+        // It is kept, since it is money; but nothing more is served for it.
+        let may_go_on = books.not_closing(&query.channel, u64::from(CLOSING_MARGIN_S));
+        let ledger = Arc::clone(&books.parts.ledger);
+        // The next voucher is decided while the disk works for this one.
+        books.acknowledger.run(move || {
+            let accepted = ledger.durable(submitted).map_err(CashierError::from);
+            let accepted = accepted.and_then(|channel| {
+                failpoint::reached(failpoint::VOUCHER_STORED);
+                may_go_on?;
+                Ok(channel.held_total())
+            });
+            match &accepted {
+                Ok(_) => metrics.voucher(Side::Worker),
+                Err(_) => metrics.voucher_refused(),
+            }
+            reply.send(accepted);
+        });
     }
 }
 
@@ -422,6 +540,10 @@ pub struct Credit {
     pub closing: Vec<(TonAddress, u32)>,
     /// Served since the chain's head was verified last, if it is not now.
     pub in_doubt: NanoTon,
+    /// Served on channels that are not on chain yet, running jobs with their worst cases.
+    pub first_contact: NanoTon,
+    /// Of that, written off since the process began.
+    pub first_contact_lost: NanoTon,
 }
 impl Query for CreditGiven {
     type Answer = Result<Credit, CashierError>;
@@ -439,6 +561,8 @@ impl Handler<Ask<CreditGiven>> for Cashier {
                     .map(|(channel, at)| (*channel, *at))
                     .collect(),
                 in_doubt: books.doubt.taken(),
+                first_contact: books.first_contacts.outstanding(),
+                first_contact_lost: books.first_contacts.lost(),
             }),
             None => Err(CashierError::WrongRole),
         });

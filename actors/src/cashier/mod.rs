@@ -5,10 +5,13 @@
 //! of its own. Nothing that depends on a write leaves before the write is durable: a reply *is*
 //! the proof that it is.
 
+mod asking;
 pub mod earning;
+mod first_contact;
 mod moving;
 mod opening;
 pub mod paying;
+pub mod releasing;
 
 pub use opening::CLOSE_DELAY_S;
 
@@ -91,6 +94,9 @@ pub enum CashierError {
     /// The client has had enough without paying.
     #[error(transparent)]
     Credit(#[from] cocoon_settlement::credit::CreditError),
+    /// The channel is not on chain, and no more is served before it is.
+    #[error(transparent)]
+    FirstContact(#[from] cocoon_settlement::credit::FirstContactError),
     /// The chain's head cannot be verified, and enough is at risk.
     #[error(transparent)]
     Doubt(#[from] cocoon_settlement::credit::DoubtExhausted),
@@ -145,12 +151,17 @@ impl Actor for Cashier {
     fn started(&mut self, context: &mut Self::Context) {
         self.watch_openings(context);
         self.watch_deposits(context);
+        self.watch_first_contacts(context);
     }
 }
 impl Supervised for Cashier {
     fn restarting(&mut self, _: &mut Self::Context) {
         if let Some(books) = &mut self.paying {
             books.restarting();
+        }
+        if let Some(books) = &mut self.earning {
+            // The futures that looked are gone.
+            books.release_looks = 0;
         }
     }
 }

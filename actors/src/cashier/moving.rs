@@ -9,10 +9,11 @@ use actix::prelude::*;
 use cocoon_protocol::{NanoTon, TonAddress};
 use cocoon_settlement::chain::{ChainError, TransactionSummary};
 use cocoon_settlement::contract::{
-    ChannelState, OutMessage, fetch_channel, finish_message, start_close_message, top_up_message,
+    ChannelState, OpenerTerms, fetch_channel, fetch_opener, finish_message, start_close_message,
 };
 use cocoon_settlement::ledger::{ClientChannel, ClientChannelState, LedgerError};
-use cocoon_settlement::purse::{Move, Phase, PurseChannel, locked};
+use cocoon_settlement::purse::{Move, Phase, PurseChannel, locked, way};
+use cocoon_settlement::wallet::Wallet;
 use std::time::Duration;
 use tracing::{Instrument, info, warn};
 
@@ -49,17 +50,52 @@ impl Paying {
         Ok(seen)
     }
 
-    async fn send(&self, moves: &[Move]) -> Result<TransactionSummary, ChainError> {
-        let messages = moves
-            .iter()
-            .map(|planned| match planned {
-                Move::Finish(channel) => finish_message(*channel),
-                Move::StartClose(channel) => start_close_message(*channel),
-                Move::TopUp { channel, amount } => top_up_message(*channel, *amount),
-            })
-            .collect::<Result<Vec<OutMessage>, _>>()?;
-        let wallet = self.wallet.lock().await;
-        wallet.send(self.chain.as_ref(), &messages).await
+    /// One transfer after another; what a failure leaves undone is seen at the next look.
+    async fn send(&self, moves: &[Move]) -> Result<Vec<TransactionSummary>, ChainError> {
+        let mut messages = Vec::new();
+        let mut top_ups = Vec::new();
+        for planned in moves {
+            match planned {
+                Move::Finish(channel) => messages.push(finish_message(*channel)?),
+                Move::StartClose(channel) => messages.push(start_close_message(*channel)?),
+                Move::TopUp { channel, amount } => top_ups.push((*channel, *amount)),
+                // Not the chain's business yet.
+                Move::Together(_) => {}
+            }
+        }
+        let wallet = self.wallet.lock().await.clone();
+        if self.opener_pays(&wallet, &top_ups).await? {
+            messages.push(way::through_opener(&wallet, &top_ups)?);
+        } else {
+            messages.extend(way::direct(&top_ups)?);
+        }
+        let mut done = Vec::new();
+        for transfer in messages.chunks(wallet.version().max_messages()) {
+            // Whoever opens a channel for a job gets its turn in between.
+            let wallet = self.wallet.lock().await;
+            done.push(wallet.send(self.chain.as_ref(), transfer).await?);
+        }
+        Ok(done)
+    }
+
+    /// Whether several top-ups cost less through the opener, at the prices of this moment.
+    async fn opener_pays(
+        &self,
+        wallet: &Wallet,
+        top_ups: &[way::TopUp],
+    ) -> Result<bool, ChainError> {
+        if top_ups.len() < 2 {
+            return Ok(false);
+        }
+        let prices = self.chain.prices().await?;
+        if !way::opener_pays(&prices, wallet, true, top_ups)? {
+            return Ok(false);
+        }
+        let opener = OpenerTerms {
+            owner: wallet.address(),
+        };
+        let deployed = fetch_opener(self.chain.as_ref(), opener.address()?).await?;
+        way::opener_pays(&prices, wallet, deployed.is_some(), top_ups)
     }
 }
 
@@ -106,8 +142,20 @@ impl Cashier {
         ));
     }
 
-    fn carry_out(&mut self, moves: Vec<Move>, context: &mut Context<Self>) {
-        let Some(books) = &self.paying else { return };
+    fn carry_out(&mut self, mut moves: Vec<Move>, context: &mut Context<Self>) {
+        for planned in &moves {
+            if let Move::Together(channel) = planned {
+                self.ask_to_release(*channel, context);
+            }
+        }
+        moves.retain(|planned| !matches!(planned, Move::Together(_)));
+        let Some(books) = &mut self.paying else {
+            return;
+        };
+        if moves.is_empty() {
+            books.moving = false;
+            return;
+        }
         let parts = books.parts.clone();
         let sending = async move { (parts.send(&moves).await, moves) };
         context.spawn(sending.in_current_span().into_actor(self).map(
@@ -116,9 +164,12 @@ impl Cashier {
                     books.moving = false;
                 }
                 match sent {
-                    Ok(transaction) => {
+                    Ok(transactions) => {
+                        for transaction in transactions {
+                            info!(transaction = %transaction.hash, "a transfer was applied");
+                        }
                         for planned in moves {
-                            info!(?planned, transaction = %transaction.hash, "deposits moved");
+                            info!(?planned, "deposits moved");
                         }
                     }
                     Err(error) => warn!(%error, ?moves, "deposits were not moved, or nobody knows"),
@@ -143,7 +194,8 @@ impl Books {
         Ok(channels)
     }
 
-    /// Writes down what was seen and decides what to do. What is to be closed is noted before its message is sent.
+    /// Writes down what was seen and decides what to do. What is to be closed is noted before its message is sent, and before its
+    /// worker is asked.
     fn plan(&mut self, seen: &Seen) -> Result<Vec<Move>, LedgerError> {
         let now = clock::now();
         for state in &seen.channels {
@@ -162,10 +214,17 @@ impl Books {
             .purse
             .plan(now, seen.unix, seen.wallet, opening, &channels);
         for planned in &moves {
-            if let Move::StartClose(channel) = planned {
-                let delay_s = super::opening::CLOSE_DELAY_S;
-                let close_at = seen.unix.saturating_add(delay_s);
-                self.parts.ledger.record_closing(channel, close_at)?;
+            match planned {
+                Move::Together(channel) => {
+                    let until = seen.unix.saturating_add(self.parts.purse.together_s);
+                    self.parts.ledger.record_releasing(channel, until)?;
+                }
+                Move::StartClose(channel) => {
+                    let delay_s = super::opening::CLOSE_DELAY_S;
+                    let close_at = seen.unix.saturating_add(delay_s);
+                    self.parts.ledger.record_closing(channel, close_at)?;
+                }
+                Move::Finish(_) | Move::TopUp { .. } => {}
             }
         }
         Ok(moves)
@@ -192,7 +251,7 @@ impl Books {
             {
                 ledger.record_closing(&state.address, close_at)?;
             }
-            (ClientChannelState::Open, Some(close_at)) => {
+            (ClientChannelState::Open | ClientChannelState::Releasing { .. }, Some(close_at)) => {
                 ledger.record_closing(&state.address, close_at)?;
             }
             (ClientChannelState::Open, None) => {
@@ -216,6 +275,7 @@ impl Books {
                     None => Some(close_at),
                 },
             },
+            ClientChannelState::Releasing { until, agreed } => Phase::Together { until, agreed },
             _ => Phase::Open,
         };
         PurseChannel {
@@ -234,6 +294,8 @@ impl Books {
 fn is_locking(channel: &ClientChannel) -> bool {
     matches!(
         channel.state,
-        ClientChannelState::Open | ClientChannelState::Closing { .. }
+        ClientChannelState::Open
+            | ClientChannelState::Releasing { .. }
+            | ClientChannelState::Closing { .. }
     )
 }

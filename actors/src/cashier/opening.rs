@@ -22,6 +22,7 @@ use cocoon_settlement::chain::{ChainError, TransactionSummary, wait_for_transact
 use cocoon_settlement::contract::{ChannelTerms, fetch_channel, open_message};
 use cocoon_settlement::ledger::{ChannelOpening, ClientChannel, ClientChannelState};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 /// Time that a worker has to claim once the client wants its deposit back, seconds.
@@ -65,11 +66,13 @@ pub(super) enum Finding {
 
 impl Paying {
     /// Opens a channel on chain, one at a time: a wallet's messages are numbered. The ledger still
-    /// calls it "opening" after that; whoever takes it into use says "open".
+    /// calls it "opening" after that; whoever takes it into use says "open". `sent` hears of the channel as soon as the
+    /// chain has taken the message that opens it.
     pub(super) async fn open(
         &self,
         query: &LeaseChannel,
         deposit: NanoTon,
+        sent: oneshot::Sender<TonAddress>,
     ) -> Result<Opened, Unopened> {
         let wallet = self.wallet.lock().await;
         let terms = ChannelTerms {
@@ -104,7 +107,8 @@ impl Paying {
             .record_opening_sent(&address, transfer.message)
             .map_err(|error| in_doubt(error.into()))?;
         match self.chain.send_external(&transfer.boc).await {
-            Ok(_) => {}
+            // Whoever listened may be gone.
+            Ok(_) => drop(sent.send(address)),
             Err(error) if was_not_taken(&error) => return Err(self.give_up(address, error)),
             Err(error) => return Err(in_doubt(error.into())),
         }

@@ -1,20 +1,27 @@
 //! The client's books: one open channel per job, vouchers signed as tokens arrive.
 
-use super::opening::{Finding, Opened, Unopened};
+mod early;
+mod views;
+
+pub use early::AwaitOpen;
+use early::Early;
+pub use views::{ChannelFunds, ClientBooks, ClientFunds, FindEvidence, FindReceipt};
+
+use super::opening::{Finding, Opened};
 use super::{Cashier, CashierError};
-use crate::ask::{Ask, Query, Reply};
+use crate::ask::{Address, Ask, Query, Reply};
 use crate::clock;
+use crate::mesh::Mesh;
 use crate::metrics::{Metrics, Side};
 use actix::prelude::*;
-use cocoon_protocol::job::Outcome;
+use cocoon_protocol::job::{OpeningTerms, Outcome};
 use cocoon_protocol::voucher::SignedVoucher;
-use cocoon_protocol::{Digest, JobId, NanoTon, PeerId, TonAddress, UnixMillis};
+use cocoon_protocol::{JobId, NanoTon, PeerId, TonAddress, UnixMillis};
 use cocoon_settlement::chain::Chain;
 use cocoon_settlement::contract::{CHANNEL_RESERVE, ChannelState, MIN_CLAIM};
 use cocoon_settlement::credit::Doubt;
 use cocoon_settlement::ledger::{
-    ClientChannel, ClientChannelState, ClientLedger, ClientSummary, KeptEvidence, KeptReceipt,
-    LedgerError, ReceiptFile,
+    Acknowledger, ClientChannel, ClientChannelState, ClientLedger, LedgerError, ReceiptFile,
 };
 use cocoon_settlement::purse::{Purse, PurseConfig};
 use cocoon_settlement::store::RocksStore;
@@ -52,11 +59,21 @@ pub struct Paying {
     pub purse: PurseConfig,
     /// The most that jobs may cost while the chain's head cannot be verified.
     pub unverified_risk: NanoTon,
+    /// Where workers are asked to close together; without it channels are closed alone.
+    pub mesh: Option<Address<Mesh>>,
     /// Counters.
     pub metrics: Metrics,
 }
 
 impl Paying {
+    fn purse(&self) -> Purse {
+        let mut config = self.purse.clone();
+        if self.mesh.is_none() {
+            config.together_s = 0;
+        }
+        Purse::new(config, clock::now())
+    }
+
     /// What a channel keeps of its deposit and never pays out.
     pub(super) fn kept(&self) -> NanoTon {
         CHANNEL_RESERVE.saturating_add(OPENING_GAS)
@@ -80,6 +97,10 @@ pub(super) struct Books {
     opening: BTreeMap<PeerId, usize>,
     /// What they deposit together.
     opening_deposits: NanoTon,
+    /// Answers when a signature is on the disk.
+    acknowledger: Acknowledger,
+    /// Of those that run, what was sent, and who waits for it.
+    early: Early,
     /// Openings that have ended without a result, here or before the last crash.
     pub(super) in_doubt: BTreeMap<TonAddress, PeerId>,
     /// Whether somebody looks at those right now.
@@ -96,7 +117,7 @@ pub(super) struct Books {
     doubt: Doubt,
 }
 
-/// A channel that is open on chain and carries this job alone until it is closed.
+/// A channel that carries this job alone until it is closed: open on chain, or on its way there.
 #[derive(Clone, Copy, Debug)]
 pub struct LeasedChannel {
     /// The contract.
@@ -105,6 +126,9 @@ pub struct LeasedChannel {
     pub signed: NanoTon,
     /// The voucher for that total, for a worker that has not got it.
     pub newest: Option<SignedVoucher>,
+    /// What it is being opened with, while it may not be on chain yet; the message that opens it was sent. A worker may
+    /// serve on it or not: see [`AwaitOpen`].
+    pub opening: Option<OpeningTerms>,
 }
 
 impl From<&ClientChannel> for LeasedChannel {
@@ -113,6 +137,7 @@ impl From<&ClientChannel> for LeasedChannel {
             address: channel.address,
             signed: channel.signed_total(),
             newest: channel.newest_voucher(),
+            opening: early::terms(channel),
         }
     }
 }
@@ -125,8 +150,9 @@ enum Ready {
     Deposit(NanoTon),
 }
 
-/// Finds or opens a channel to a worker for one job, and notes that the job goes there.
-#[derive(Debug)]
+/// Finds or opens a channel to a worker for one job, and notes that the job goes there. A channel that has to be opened
+/// is there for the job as soon as the message that opens it was sent; [`LeasedChannel::opening`] says so.
+#[derive(Clone, Copy, Debug)]
 pub struct LeaseChannel {
     /// The job.
     pub job: JobId,
@@ -154,18 +180,7 @@ impl Handler<Ask<LeaseChannel>> for Cashier {
                 let count = books.opening.entry(query.worker).or_insert(0);
                 *count = count.saturating_add(1);
                 books.opening_deposits = books.opening_deposits.saturating_add(deposit);
-                let parts = books.parts.clone();
-                let opening = async move { (parts.open(&query, deposit).await, query) };
-                context.spawn(opening.in_current_span().into_actor(self).map(
-                    move |(opened, query), cashier: &mut Self, _| match &mut cashier.paying {
-                        Some(books) => {
-                            let deposits = books.opening_deposits;
-                            books.opening_deposits = deposits.saturating_sub(deposit);
-                            books.opening_ended(&query, opened, reply);
-                        }
-                        None => reply.send(Err(CashierError::WrongRole)),
-                    },
-                ));
+                self.open_for(query, deposit, reply, context);
             }
         }
     }
@@ -176,12 +191,14 @@ impl Books {
     pub(super) fn new(parts: Paying) -> Result<Self, LedgerError> {
         let in_doubt = unfinished_openings(&parts)?;
         Ok(Self {
-            purse: Purse::new(parts.purse.clone(), clock::now()),
+            purse: parts.purse(),
             doubt: Doubt::new(parts.unverified_risk),
             parts,
             leased: BTreeMap::new(),
             opening: BTreeMap::new(),
             opening_deposits: NanoTon::ZERO,
+            acknowledger: Acknowledger::start(),
+            early: Early::default(),
             in_doubt,
             looking: false,
             moving: false,
@@ -194,10 +211,11 @@ impl Books {
     pub(super) fn restarting(&mut self) {
         self.opening.clear();
         self.opening_deposits = NanoTon::ZERO;
+        self.early = Early::default();
         self.looking = false;
         self.moving = false;
         // A top-up may be under way: as after a start.
-        self.purse = Purse::new(self.parts.purse.clone(), clock::now());
+        self.purse = self.parts.purse();
         match unfinished_openings(&self.parts) {
             Ok(in_doubt) => self.in_doubt = in_doubt,
             Err(failure) => {
@@ -236,7 +254,9 @@ impl Books {
                 ClientChannelState::Closed => false,
                 // Those that are being opened are in the sum already.
                 ClientChannelState::Opening { .. } => self.in_doubt.contains_key(&channel.address),
-                ClientChannelState::Open | ClientChannelState::Closing { .. } => true,
+                ClientChannelState::Open
+                | ClientChannelState::Releasing { .. }
+                | ClientChannelState::Closing { .. } => true,
             };
             if counted {
                 sum = sum.saturating_add(self.locked_in(&channel));
@@ -266,9 +286,11 @@ impl Books {
         let in_doubt = self.in_doubt.values().filter(|peer| **peer == query.worker);
         busy = busy.saturating_add(in_doubt.count());
         for channel in self.parts.ledger.channels_with(&query.worker)? {
+            let is_open = channel.state == ClientChannelState::Open;
             if self.leased.contains_key(&channel.address) {
-                busy = busy.saturating_add(1);
-            } else if channel.state == ClientChannelState::Open
+                // One that is on its way is among the openings.
+                busy = busy.saturating_add(usize::from(is_open));
+            } else if (is_open || self.early.is_sent(&channel.address))
                 && channel.terms.worker == query.payout
                 && channel.available() >= query.needed
             {
@@ -282,42 +304,6 @@ impl Books {
             });
         }
         Ok(None)
-    }
-
-    fn opening_ended(
-        &mut self,
-        query: &LeaseChannel,
-        opened: Result<Opened, Unopened>,
-        reply: Reply<Result<LeasedChannel, CashierError>>,
-    ) {
-        if let Some(count) = self.opening.get_mut(&query.worker) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.opening.remove(&query.worker);
-            }
-        }
-        let opened = match opened {
-            // In the same breath as the lease: nobody else may take it in between.
-            Ok(Opened { address, deposit }) => self
-                .parts
-                .ledger
-                .record_open(&address, deposit)
-                .map_err(|error| Unopened {
-                    error: error.into(),
-                    in_doubt: Some(address),
-                }),
-            Err(unopened) => Err(unopened),
-        };
-        match opened {
-            Ok(channel) => self.hand_over(query, &channel, reply),
-            Err(Unopened { error, in_doubt }) => {
-                if let Some(address) = in_doubt {
-                    warn!(channel = %address, %error, "whether a channel opened is not known yet");
-                    self.in_doubt.insert(address, query.worker);
-                }
-                reply.send(Err(error));
-            }
-        }
     }
 
     /// Leases a channel to a job; if nobody waits for it any more, it is free again.
@@ -465,22 +451,31 @@ impl Handler<Ask<Sign>> for Cashier {
             return reply.send(Err(CashierError::WrongRole));
         };
         let paying = &books.parts;
-        let signed = paying.ledger.sign_voucher(
+        let submitted = paying.ledger.submit_signature(
             &query.channel,
             query.cumulative,
             &paying.key,
             paying.global_id,
             clock::now(),
         );
-        if signed.is_ok() {
-            paying.metrics.voucher(Side::Client);
-            if let Some(lease) = books.leased.get_mut(&query.channel) {
-                let amount = query.cumulative.saturating_sub(lease.signed);
-                lease.signed = query.cumulative;
-                books.purse.on_spent(clock::now(), lease.worker, amount);
-            }
+        let submitted = match submitted {
+            Ok(submitted) => submitted,
+            Err(error) => return reply.send(Err(error.into())),
+        };
+        let (ledger, metrics) = (Arc::clone(&paying.ledger), paying.metrics.clone());
+        if let Some(lease) = books.leased.get_mut(&query.channel) {
+            let amount = query.cumulative.saturating_sub(lease.signed);
+            lease.signed = query.cumulative;
+            books.purse.on_spent(clock::now(), lease.worker, amount);
         }
-        reply.send(signed.map_err(CashierError::from));
+        // The next one is signed while the disk works for this one; neither leaves before it has them.
+        books.acknowledger.run(move || {
+            let signed = ledger.durable(submitted);
+            if signed.is_ok() {
+                metrics.voucher(Side::Client);
+            }
+            reply.send(signed.map_err(CashierError::from));
+        });
     }
 }
 
@@ -513,106 +508,6 @@ impl Handler<Ask<CloseClientJob>> for Cashier {
             receipt,
         } = query;
         reply.send(books.close(&job, channel, outcome, receipt.as_deref()));
-    }
-}
-
-/// A stored receipt.
-#[derive(Debug)]
-pub enum FindReceipt {
-    /// Of this job.
-    Job(JobId),
-    /// Of this name.
-    Leaf(Digest),
-}
-impl Query for FindReceipt {
-    type Answer = Result<Option<KeptReceipt>, CashierError>;
-}
-impl Handler<Ask<FindReceipt>> for Cashier {
-    type Result = ();
-    fn handle(&mut self, asked: Ask<FindReceipt>, _: &mut Self::Context) {
-        let (query, reply, _job) = asked.open();
-        let Some(books) = &self.paying else {
-            return reply.send(Err(CashierError::WrongRole));
-        };
-        let found = match query {
-            FindReceipt::Job(job) => books.parts.ledger.receipt(&job),
-            FindReceipt::Leaf(leaf) => books.parts.ledger.receipt_by_leaf(&leaf),
-        };
-        reply.send(found.map_err(CashierError::from));
-    }
-}
-
-/// The evidence that stored receipts name.
-#[derive(Debug)]
-pub struct FindEvidence(pub Digest);
-impl Query for FindEvidence {
-    type Answer = Result<Option<KeptEvidence>, CashierError>;
-}
-impl Handler<Ask<FindEvidence>> for Cashier {
-    type Result = ();
-    fn handle(&mut self, asked: Ask<FindEvidence>, _: &mut Self::Context) {
-        let (query, reply, _job) = asked.open();
-        reply.send(match &self.paying {
-            Some(books) => {
-                let found = books.parts.ledger.evidence(&query.0);
-                found.map_err(CashierError::from)
-            }
-            None => Err(CashierError::WrongRole),
-        });
-    }
-}
-
-/// A client's channel, for people.
-#[derive(Clone, Debug)]
-pub struct ChannelFunds {
-    /// As the ledger has it.
-    pub channel: ClientChannel,
-    /// As the chain showed it last, if it has since the start.
-    pub seen: Option<ChannelState>,
-    /// Whether a job is on it.
-    pub leased: bool,
-}
-
-/// Every channel, closed ones included, for people.
-#[derive(Debug)]
-pub struct ClientFunds;
-impl Query for ClientFunds {
-    type Answer = Result<Vec<ChannelFunds>, CashierError>;
-}
-impl Handler<Ask<ClientFunds>> for Cashier {
-    type Result = ();
-    fn handle(&mut self, asked: Ask<ClientFunds>, _: &mut Self::Context) {
-        let (_, reply, _job) = asked.open();
-        let Some(books) = &self.paying else {
-            return reply.send(Err(CashierError::WrongRole));
-        };
-        let mut channels = Vec::new();
-        let gathered = books.parts.ledger.for_each_channel(|channel| {
-            channels.push(ChannelFunds {
-                seen: books.seen.get(&channel.address).copied(),
-                leased: books.leased.contains_key(&channel.address),
-                channel,
-            });
-            Ok(())
-        });
-        reply.send(gathered.map(|()| channels).map_err(CashierError::from));
-    }
-}
-
-/// The channels, for people.
-#[derive(Debug)]
-pub struct ClientBooks;
-impl Query for ClientBooks {
-    type Answer = Result<ClientSummary, CashierError>;
-}
-impl Handler<Ask<ClientBooks>> for Cashier {
-    type Result = ();
-    fn handle(&mut self, asked: Ask<ClientBooks>, _: &mut Self::Context) {
-        let (_, reply, _job) = asked.open();
-        reply.send(match &self.paying {
-            Some(books) => books.parts.ledger.summary().map_err(CashierError::from),
-            None => Err(CashierError::WrongRole),
-        });
     }
 }
 

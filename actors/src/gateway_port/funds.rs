@@ -46,6 +46,8 @@ pub enum LockState {
     /// Pays.
     #[default]
     Open,
+    /// The worker was asked to close it together; the rest comes back without a delay if it does.
+    ClosingTogether,
     /// The rest was asked for; the worker may claim until then.
     Closing,
     /// The delay has passed; the rest is being fetched.
@@ -59,6 +61,7 @@ impl LockState {
         match self {
             Self::Opening => "opening",
             Self::Open => "open",
+            Self::ClosingTogether => "closing_together",
             Self::Closing => "closing",
             Self::Finishing => "finishing",
         }
@@ -184,4 +187,11 @@ pub struct EarningTotals {
     pub claimable_nanoton: u64,
     /// Served and not signed for: credit to clients, running jobs' whole windows included.
     pub credit_nanoton: u64,
+    /// Served on channels that are not on chain yet, signed for or not, running jobs' worst cases included. In no other
+    /// sum.
+    #[serde(default)]
+    pub first_contact_nanoton: u64,
+    /// Of that, written off since the process began, because the channel never appeared.
+    #[serde(default)]
+    pub first_contact_lost_nanoton: u64,
 }

@@ -18,7 +18,7 @@ mod served;
 use self::served::{Answer, Served};
 use crate::ask::{Address, ask, ask_surely, tell, tell_surely};
 use crate::attestor::{AcceptedOf, Attestor};
-use crate::cashier::paying::{CloseClientJob, LeaseChannel, LeasedChannel};
+use crate::cashier::paying::{AwaitOpen, CloseClientJob, LeaseChannel, LeasedChannel};
 use crate::cashier::{Cashier, CashierError};
 use crate::clock;
 use crate::directory::{Directory, PeerFailed};
@@ -238,17 +238,18 @@ impl Run {
         } else {
             offer
         };
-        let mut served = Served {
-            channel,
-            // No window on our side: every frame is paid at once, since the worker ends a job only
-            // when all of it is paid and does not say which frame is the last.
-            payer: Payer::new(offer.price, channel.signed, NanoTon::ZERO, needed),
-            salt: Salt::from_bytes(rand::random()),
-            answers: vec![Answer::default(); usize::from(self.chat.choices())],
-            frames: 0,
-            receipt: None,
-        };
-        let attempt = self.converse(offer, &accepted, &mut served, events).await;
+        let mut served = self.served(offer, channel, needed);
+        let mut attempt = self.converse(offer, &accepted, &mut served, events).await;
+        if channel.opening.is_some() && is_refused_for_its_channel(&attempt) {
+            // As ever, then: the worker serves when it sees the channel, and is not to blame.
+            match self.when_open(offer, channel).await {
+                Ok((offer, channel)) => {
+                    served = self.served(&offer, channel, needed);
+                    attempt = self.converse(&offer, &accepted, &mut served, events).await;
+                }
+                Err(failed) => attempt = failed,
+            }
+        }
         let outcome = match &attempt {
             Attempt::Done(_) => Outcome::Completed,
             Attempt::Cancelled => Outcome::Cancelled,
@@ -263,6 +264,47 @@ impl Run {
         });
         self.close(channel.address, outcome, receipt).await;
         attempt
+    }
+
+    fn served(&self, offer: &Offer, channel: LeasedChannel, needed: NanoTon) -> Served {
+        Served {
+            channel,
+            // No window on our side: every frame is paid at once, since the worker ends a job only
+            // when all of it is paid and does not say which frame is the last.
+            payer: Payer::new(offer.price, channel.signed, NanoTon::ZERO, needed),
+            salt: Salt::from_bytes(rand::random()),
+            answers: vec![Answer::default(); usize::from(self.chat.choices())],
+            frames: 0,
+            receipt: None,
+        }
+    }
+
+    /// Waits until the channel is open on chain, and asks for the slot anew: the refusal has used the offer up.
+    async fn when_open(
+        &self,
+        offer: &Offer,
+        channel: LeasedChannel,
+    ) -> Result<(Offer, LeasedChannel), Attempt> {
+        match ask_surely(&self.parts.cashier, AwaitOpen(channel.address)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(payment_attempt(&error)),
+            Err(error) => return Err(payment_attempt_text(error.to_string())),
+        }
+        let channel = LeasedChannel {
+            opening: None,
+            ..channel
+        };
+        let fresh = self.renew(offer).await;
+        let fresh = fresh.ok_or_else(|| {
+            Attempt::Again(
+                Outcome::Rejected(JobErrorCode::OfferExpired),
+                GatewayError::AllWorkersBusy {
+                    asked: 1,
+                    retry_after_ms: 1_000,
+                },
+            )
+        })?;
+        Ok((fresh, channel))
     }
 
     /// A channel for the job, and the most that the job can cost.
@@ -345,6 +387,12 @@ impl Run {
             Err(error) => warn!(%error, "job not closed in the ledger"),
         }
     }
+}
+
+/// Whether the worker does not serve on a channel that it does not see. Before any text; the same job may be sent again.
+fn is_refused_for_its_channel(attempt: &Attempt) -> bool {
+    let refusal = Outcome::Rejected(JobErrorCode::ChannelUnknown);
+    matches!(attempt, Attempt::Again(outcome, _) if *outcome == refusal)
 }
 
 /// The asker is gone, and so is whoever could read the event.

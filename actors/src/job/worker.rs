@@ -91,11 +91,21 @@ impl Job {
         };
         let offer_id = lease.offer.id;
         let outcome = self.leased(&lease).await;
-        info!(outcome = outcome.label(), "job ended");
-        self.parts.metrics.job_ended(Side::Worker, outcome.label());
+        if self.comes_again(outcome) {
+            info!("job sent away until its channel is on chain");
+            self.parts.metrics.first_contact_refusals.inc();
+        } else {
+            info!(outcome = outcome.label(), "job ended");
+            self.parts.metrics.job_ended(Side::Worker, outcome.label());
+        }
         if let Err(error) = tell_surely(&self.parts.negotiator, Release(lease.id)).await {
             warn!(%error, %offer_id, "slot not released");
         }
+    }
+
+    /// Whether the client was told to wait for its channel: it comes again with the same job, which ends then.
+    fn comes_again(&self, outcome: Outcome) -> bool {
+        self.request.terms.is_some() && outcome == Outcome::Rejected(JobErrorCode::ChannelUnknown)
     }
 
     async fn end_refused(mut self, error: Refused) {
@@ -193,6 +203,7 @@ impl Job {
             channel: self.request.channel,
             needed,
             credit_window: lease.offer.credit_window,
+            terms: self.request.terms,
         };
         let channel = ask(&self.parts.cashier, open)
             .await

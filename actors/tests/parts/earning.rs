@@ -72,6 +72,7 @@ impl Till {
             channel,
             needed,
             credit_window: milliton(1),
+            terms: None,
         };
         let opened = ask(&self.cashier, open).await.unwrap();
         opened.map(|channel| channel.held)
@@ -409,6 +410,7 @@ fn clients_that_do_not_pay_get_a_bounded_credit_and_those_that_did_are_served_on
                 channel,
                 needed: milliton(10),
                 credit_window: milliton(1),
+                terms: None,
             };
             match ask(&till.cashier, open).await.unwrap() {
                 Ok(_) => served += 1,

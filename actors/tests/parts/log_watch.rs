@@ -87,6 +87,7 @@ impl Watcher {
                 log: Some(watch.clone()),
                 collateral: None,
                 sessions: None,
+                cashier: None,
                 vault: None,
             },
         ));

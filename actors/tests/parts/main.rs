@@ -11,6 +11,7 @@
 
 mod support;
 
+mod closing;
 mod earning;
 mod engine;
 mod log_watch;
@@ -22,6 +23,8 @@ mod settling;
 mod collateral;
 #[cfg(feature = "simulated-evidence")]
 mod finding_workers;
+#[cfg(feature = "simulated-evidence")]
+mod first_contact;
 #[cfg(feature = "simulated-evidence")]
 mod richer_jobs;
 #[cfg(feature = "simulated-evidence")]

@@ -5,7 +5,8 @@ use crate::support::chain::{Fate, TestChain, wallet};
 use crate::support::{job, milliton, nano, peer, system, until, until_async};
 use cocoon_actors::ask::{Address, ask, tell};
 use cocoon_actors::cashier::paying::{
-    ClientBooks, CloseClientJob, LeaseChannel, LeasedChannel, MAX_CHANNELS_PER_WORKER, Paying, Sign,
+    AwaitOpen, ClientBooks, CloseClientJob, LeaseChannel, LeasedChannel, MAX_CHANNELS_PER_WORKER,
+    Paying, Sign,
 };
 use cocoon_actors::cashier::{CLOSE_DELAY_S, Cashier, CashierError};
 use cocoon_actors::clock;
@@ -60,9 +61,26 @@ impl Purse {
         }
     }
 
+    /// A channel that is open on chain.
     async fn lease(&self, number: u8) -> Result<LeasedChannel, CashierError> {
-        let leased = ask(&self.cashier, Self::query(number, WORKER)).await;
-        leased.unwrap()
+        self.lease_as(Self::query(number, WORKER)).await
+    }
+
+    async fn lease_as(&self, query: LeaseChannel) -> Result<LeasedChannel, CashierError> {
+        let leased = ask(&self.cashier, query).await.unwrap()?;
+        if leased.opening.is_some()
+            && let Err(error) = ask(&self.cashier, AwaitOpen(leased.address)).await.unwrap()
+        {
+            let close = CloseClientJob {
+                job: query.job,
+                channel: leased.address,
+                outcome: Outcome::Cancelled,
+                receipt: None,
+            };
+            ask(&self.cashier, close).await.unwrap().unwrap();
+            return Err(error);
+        }
+        Ok(leased)
     }
 
     async fn close(&self, number: u8, channel: TonAddress) -> Result<(), CashierError> {

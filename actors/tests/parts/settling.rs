@@ -88,6 +88,7 @@ impl Process {
             channel,
             needed: milliton(1),
             credit_window: milliton(1),
+            terms: None,
         };
         ask(&self.cashier, open).await.unwrap().map(drop)
     }

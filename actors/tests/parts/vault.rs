@@ -87,6 +87,7 @@ fn start_vault(hub: &Hub, chain: &TestChain, paper: Paper) {
             log: None,
             collateral: None,
             sessions: None,
+            cashier: None,
             vault: Some(asked),
         },
     ));

@@ -106,7 +106,7 @@ fn locked_table(channels: &[LockedChannel], now: u64) -> Table {
     ];
     let mut table = table(&header, 2..7);
     for channel in channels {
-        let mut state = channel.state.label().to_owned();
+        let mut state = channel.state.label().replace('_', " ");
         if channel.in_use {
             state.push_str(", in use");
         }
@@ -131,6 +131,9 @@ fn locked_table(channels: &[LockedChannel], now: u64) -> Table {
 
 fn free_when(channel: &LockedChannel, now: u64) -> String {
     match channel.free_at_unix {
+        None if channel.state == LockState::ClosingTogether => {
+            "when the worker has sent it".to_owned()
+        }
         Some(at) => moment(at.into(), now),
         None => format!("{} h after closing", channel.close_delay_s / 3_600),
     }
@@ -192,6 +195,13 @@ fn earning_text(earning: &EarningFunds, now: u64) -> String {
         ton(totals.claimable_nanoton),
         ton(totals.credit_nanoton),
     ));
+    if totals.first_contact_nanoton > 0 || totals.first_contact_lost_nanoton > 0 {
+        text.push_str(&format!(
+            "{} served before its channel is on chain; {} written off because the channel never came\n",
+            ton(totals.first_contact_nanoton),
+            ton(totals.first_contact_lost_nanoton),
+        ));
+    }
     text.push_str(&format!(
         "ledger contract {}: {}, for commits\n",
         plain(&earning.ledger),

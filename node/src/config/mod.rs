@@ -87,8 +87,14 @@ pub struct Config {
     pub credit_client_windows: u64,
     /// The most that all strangers together may have unpaid, credit windows.
     pub credit_total_windows: u64,
+    /// The most that one client may have before its channel is on chain, nanoTON; 0 serves nobody before.
+    pub credit_first_contact_nanoton: u64,
+    /// The same for all clients together, nanoTON.
+    pub credit_first_contact_total_nanoton: u64,
     /// A channel is claimed when it owes so many times the fee of a claim.
     pub claim_fee_multiple: u64,
+    /// A channel is closed together when it has earned so many times what that costs the worker.
+    pub release_fee_multiple: u64,
     /// A channel is claimed when it owes this much, nanoTON.
     pub channel_risk_nanoton: u64,
     /// The largest channels are claimed when all together owe this much, nanoTON.
@@ -151,7 +157,10 @@ impl Default for Config {
             deposit_nanoton: NanoTon::PER_TON,
             credit_client_windows: 10,
             credit_total_windows: 100,
+            credit_first_contact_nanoton: 2_000_000,
+            credit_first_contact_total_nanoton: 10_000_000,
             claim_fee_multiple: 1_000,
+            release_fee_multiple: 10,
             channel_risk_nanoton: 5_000_000_000,
             total_risk_nanoton: 20_000_000_000,
             claim_age_s: 604_800,

@@ -80,7 +80,7 @@ const fn setting(name: &'static str, kind: SettingKind) -> Setting {
 }
 
 /// All of them, in the order in which they are printed.
-pub const SETTINGS: [Setting; 40] = [
+pub const SETTINGS: [Setting; 43] = [
     setting("role", SettingKind::Text),
     setting("data_dir", SettingKind::Text),
     setting("network", SettingKind::Text),
@@ -105,7 +105,10 @@ pub const SETTINGS: [Setting; 40] = [
     setting("deposit_nanoton", SettingKind::Number),
     setting("credit_client_windows", SettingKind::Number),
     setting("credit_total_windows", SettingKind::Number),
+    setting("credit_first_contact_nanoton", SettingKind::Number),
+    setting("credit_first_contact_total_nanoton", SettingKind::Number),
     setting("claim_fee_multiple", SettingKind::Number),
+    setting("release_fee_multiple", SettingKind::Number),
     setting("channel_risk_nanoton", SettingKind::Number),
     setting("total_risk_nanoton", SettingKind::Number),
     setting("claim_age_s", SettingKind::Number),
@@ -233,10 +236,25 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credit_total_windows: Option<u64>,
+    /// Worker: the most that one client may have before its channel is on chain, nanoTON; 0: no job begins before its
+    /// channel is seen there [default: 2000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_first_contact_nanoton: Option<u64>,
+    /// Worker: the same for all clients together; at most this much an hour can be lost to clients whose channels never
+    /// appear, nanoTON [default: 10000000]
+    #[arg(long, value_name = "NANOTON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_first_contact_total_nanoton: Option<u64>,
     /// Worker: claim a channel when it owes so many times the fee of a claim [default: 1000]
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_fee_multiple: Option<u64>,
+    /// Worker: close a channel together with its client when it has earned so many times what that costs; 0: always
+    /// [default: 10]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_fee_multiple: Option<u64>,
     /// Worker: claim a channel when it owes this much, whatever the fee, nanoTON [default: 5000000000]
     #[arg(long, value_name = "NANOTON")]
     #[serde(skip_serializing_if = "Option::is_none")]

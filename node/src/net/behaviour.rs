@@ -42,6 +42,8 @@ pub struct NodeBehaviour {
     pub log: rr::Behaviour<QuestionCodec>,
     /// Keys of sealed models, asked for.
     pub vaults: rr::Behaviour<QuestionCodec>,
+    /// Channels to be closed together.
+    pub releases: rr::Behaviour<QuestionCodec>,
     /// Session streams.
     pub sessions: sessions::Behaviour,
 }
@@ -76,6 +78,7 @@ impl NodeBehaviour {
             collateral: question(network, Question::Collateral, limits)?,
             log: question(network, Question::Log, limits)?,
             vaults: question(network, Question::Vault, limits)?,
+            releases: question(network, Question::Release, limits)?,
             sessions: sessions::Behaviour::new(protocol(network, "session")?, limits),
         })
     }
@@ -88,6 +91,7 @@ impl NodeBehaviour {
             Question::Collateral => &mut self.collateral,
             Question::Log => &mut self.log,
             Question::Vault => &mut self.vaults,
+            Question::Release => &mut self.releases,
         }
     }
 }

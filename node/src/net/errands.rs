@@ -58,6 +58,7 @@ pub(super) const fn rank(question: Question) -> u8 {
         Question::Collateral => 2,
         Question::Log => 3,
         Question::Vault => 4,
+        Question::Release => 5,
     }
 }
 

@@ -133,6 +133,7 @@ impl SwarmTask {
             }
             NodeBehaviourEvent::Log(event) => self.on_question(now, Question::Log, event),
             NodeBehaviourEvent::Vaults(event) => self.on_question(now, Question::Vault, event),
+            NodeBehaviourEvent::Releases(event) => self.on_question(now, Question::Release, event),
             NodeBehaviourEvent::Sessions(sessions::Event::Inbound { peer, stream }) => {
                 self.notify(SwarmNotice::Session { peer, stream });
             }

@@ -27,6 +27,8 @@ pub const MAX_COLLATERAL_REPLY_BYTES: usize =
 pub const MAX_LOG_REPLY_BYTES: usize = cocoon_protocol::log::MAX_CONSISTENCY_REPLY_BYTES;
 /// Bytes of an offer reply.
 pub const MAX_OFFER_REPLY_BYTES: usize = 4 * 1024;
+/// Bytes of the answer to a release.
+pub const MAX_RELEASE_REPLY_BYTES: usize = cocoon_protocol::release::MAX_RELEASE_REPLY_BYTES;
 /// Bytes of a vault's reply.
 pub const MAX_VAULT_REPLY_BYTES: usize = cocoon_protocol::vault::MAX_VAULT_REPLY_BYTES;
 /// Characters of a transport's error that are kept for a person to read.

@@ -5,7 +5,8 @@
 
 use crate::net::limits::{
     MAX_COLLATERAL_REPLY_BYTES, MAX_EVIDENCE_REPLY_BYTES, MAX_LOG_REPLY_BYTES,
-    MAX_OFFER_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_VAULT_REPLY_BYTES, NetLimits, millis,
+    MAX_OFFER_REPLY_BYTES, MAX_RELEASE_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_VAULT_REPLY_BYTES,
+    NetLimits, millis,
 };
 use cocoon_actors::port::Question;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -25,6 +26,7 @@ pub const fn reply_limit(question: Question) -> usize {
         Question::Collateral => MAX_COLLATERAL_REPLY_BYTES,
         Question::Log => MAX_LOG_REPLY_BYTES,
         Question::Vault => MAX_VAULT_REPLY_BYTES,
+        Question::Release => MAX_RELEASE_REPLY_BYTES,
     }
 }
 
@@ -37,6 +39,7 @@ pub const fn protocol_part(question: Question) -> &'static str {
         Question::Collateral => "collateral",
         Question::Log => "log",
         Question::Vault => "vault",
+        Question::Release => "release",
     }
 }
 

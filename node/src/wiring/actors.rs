@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use cocoon_actors::ask::{Address, ask, tell_surely};
+use cocoon_actors::ask::{Address, ask, tell, tell_surely};
 use cocoon_actors::attestor::Attestor;
 use cocoon_actors::cashier::Cashier;
 use cocoon_actors::cashier::earning::Earning;
 use cocoon_actors::cashier::paying::Paying;
+use cocoon_actors::cashier::releasing::SettledBy;
 use cocoon_actors::collateral::CollateralKeeper;
 use cocoon_actors::directory::Directory;
 use cocoon_actors::engine::Engine;
@@ -31,7 +32,7 @@ use cocoon_protocol::domain::Network;
 use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
 use cocoon_protocol::{Digest, ModelTerms, NanoTon, PeerId, Price, PublicKey32, TonAddress};
 use cocoon_settlement::contract::LedgerTerms;
-use cocoon_settlement::credit::CreditConfig;
+use cocoon_settlement::credit::{CreditConfig, FirstContactConfig};
 use cocoon_settlement::ledger::{ClientLedger, WorkerLedger};
 use cocoon_settlement::purse::PurseConfig;
 use cocoon_settlement::settler::SettlerConfig;
@@ -41,7 +42,7 @@ use rand::rngs::StdRng;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::WiringError;
 use super::canary;
@@ -56,6 +57,9 @@ use crate::trust;
 
 /// After this time an unpaid job is written off: strangers can cost a worker `credit_total_windows` in it, and no more.
 const FORGET_DEBTS_MS: u64 = 24 * 3_600_000;
+/// After this time a channel that was served on and has not appeared on chain is written off: first contacts can cost a
+/// worker `credit_first_contact_total_nanoton` in it, and no more. Channels appear within seconds.
+const FORGET_FIRST_CONTACTS_MS: u64 = 3_600_000;
 /// Sessions a worker holds at once. Not bound to its slots: until it has redeemed an offer a session
 /// costs next to nothing, and a stranger may keep one silent for as long as a handshake may take.
 /// One peer's are bounded by the swarm, so this leaves room for others.
@@ -176,6 +180,7 @@ impl Actors {
             log: self.log.clone(),
             collateral: self.collateral.clone(),
             sessions: self.sessions.clone(),
+            cashier: self.cashier.clone().filter(|_| selling),
             vault: None,
         }
     }
@@ -399,7 +404,13 @@ fn add_worker(
                 strangers: window.saturating_mul(config.credit_total_windows),
                 forget_ms: FORGET_DEBTS_MS,
             },
+            first_contact: FirstContactConfig {
+                per_client: NanoTon::from_nano(config.credit_first_contact_nanoton),
+                total: NanoTon::from_nano(config.credit_first_contact_total_nanoton),
+                forget_ms: FORGET_FIRST_CONTACTS_MS,
+            },
             unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
+            release_fee_multiple: config.release_fee_multiple,
             metrics: metrics.clone(),
         }),
     );
@@ -428,6 +439,9 @@ fn add_worker(
             metrics.clone(),
         )?,
     );
+    if let Err(error) = tell(&cashier, SettledBy(settler.clone())) {
+        warn!(%error, "channels are closed together with a minute's delay");
+    }
     let engine = supervise(Engine::new(worker.engine, config.slots));
     let negotiator = supervise(Negotiator::new(
         actors.mesh.clone(),
@@ -522,6 +536,7 @@ async fn add_client(
             )
         },
         unverified_risk: NanoTon::from_nano(config.unverified_risk_nanoton),
+        mesh: Some(actors.mesh.clone()),
         metrics: metrics.clone(),
     };
     let disk = Arbiter::new();

@@ -3,7 +3,8 @@
 use crate::node::{LIMIT, Node, converse, leaf, network, quiet};
 use cocoon::net::NetConfig;
 use cocoon::net::limits::{
-    MAX_EVIDENCE_REPLY_BYTES, MAX_OFFER_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_VAULT_REPLY_BYTES,
+    MAX_EVIDENCE_REPLY_BYTES, MAX_OFFER_REPLY_BYTES, MAX_RELEASE_REPLY_BYTES, MAX_REQUEST_BYTES,
+    MAX_VAULT_REPLY_BYTES,
 };
 use cocoon_actors::port::{PortError, Question};
 use futures::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +28,7 @@ async fn questions_are_answered_in_both_directions_up_to_their_limits() {
         (Question::Evidence, MAX_EVIDENCE_REPLY_BYTES),
         (Question::Offer, MAX_OFFER_REPLY_BYTES),
         (Question::Vault, MAX_VAULT_REPLY_BYTES),
+        (Question::Release, MAX_RELEASE_REPLY_BYTES),
     ] {
         let request = vec![1; MAX_REQUEST_BYTES];
         let answer = client.start_ask(server.peer, question, &request);

@@ -86,6 +86,17 @@ pub(crate) fn call(
         })
 }
 
+/// Refuses a name or a list of arguments that is longer than any contract needs.
+pub(crate) fn within_limits(method: &str, args: &[StackItem]) -> Result<(), ChainError> {
+    if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
+        return Err(ChainError::Encoding {
+            what: "get method call",
+            reason: format!("at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"),
+        });
+    }
+    Ok(())
+}
+
 /// Runs a get method. `params` are from [`parameters`].
 pub(crate) fn run(
     account: &Account,
@@ -98,12 +109,7 @@ pub(crate) fn run(
         args,
         unix,
     } = *what;
-    if method.len() > MAX_METHOD_NAME || args.len() > MAX_STACK_ARGS {
-        return Err(ChainError::Encoding {
-            what: "get method call",
-            reason: format!("at most {MAX_METHOD_NAME} characters and {MAX_STACK_ARGS} arguments"),
-        });
-    }
+    within_limits(method, args)?;
     let arguments = args
         .iter()
         .map(|item| report::to_vm(item, 0))

@@ -3,15 +3,18 @@
 //! [`Chain`] is the whole of it: read the head, a block, an account, its transactions; run a get method; send an
 //! external message. [`LiteChain`] asks liteservers and believes proofs: it is how nodes talk to any TON network.
 //! [`DevnetClient`] is the HTTP interface of `cocoon devnet`, [`LocalChain`] the same devnet inside this process; both are
-//! for tests, tools and simulations.
+//! for tests, tools and simulations. With the cargo feature `tonlib` there is `TonlibChain` too, by TON's own light client.
 
 mod client;
 mod error;
+mod external;
 pub(crate) mod getter;
 pub mod lite;
 mod local;
 mod prices;
 mod standing;
+#[cfg(feature = "tonlib")]
+mod tonlib;
 mod types;
 pub mod wire;
 
@@ -26,6 +29,8 @@ pub use lite::{LiteChain, LiteError, LiteSettings, ServerState};
 pub use local::LocalChain;
 pub use prices::Prices;
 pub use standing::ChainStanding;
+#[cfg(feature = "tonlib")]
+pub use tonlib::{TonlibChain, TonlibSettings};
 pub use types::{
     AccountState, AccountStatus, BlockRef, MethodResult, StackItem, Supply, TransactionSummary,
     Transfer,

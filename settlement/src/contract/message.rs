@@ -10,7 +10,7 @@ use tycho_types::models::{
 use tycho_types::num::Tokens;
 
 use super::encoding::{encoding, std_addr, tokens};
-use crate::chain::ChainError;
+use crate::chain::{ChainError, Prices};
 
 /// What a wallet is asked to send: coins, and perhaps code to deploy and a body.
 #[derive(Clone, Debug)]
@@ -85,6 +85,12 @@ impl OutMessage {
         Self { body, ..self }
     }
 
+    /// What its way costs whoever sends it.
+    pub fn fee(&self, prices: &Prices) -> Result<NanoTon, ChainError> {
+        let (cells, bits) = below(&self.to_cell()?)?;
+        Ok(prices.message_fee(cells, bits))
+    }
+
     /// What it says.
     pub fn body(&self) -> &Cell {
         &self.body
@@ -115,6 +121,23 @@ impl OutMessage {
         };
         CellBuilder::build_from(message).map_err(encoding("internal message"))
     }
+}
+
+/// More cells than any message has.
+const MAX_CELLS: usize = 65_536;
+
+/// Distinct cells below the root, and their bits.
+pub(crate) fn below(root: &Cell) -> Result<(u64, u64), ChainError> {
+    let all = root
+        .compute_unique_stats(MAX_CELLS)
+        .ok_or(ChainError::Encoding {
+            what: "message",
+            reason: format!("more than {MAX_CELLS} cells"),
+        })?;
+    Ok((
+        all.cell_count.saturating_sub(1),
+        all.bit_count.saturating_sub(root.bit_len().into()),
+    ))
 }
 
 /// An external message as a bag of cells, ready for [`Chain::send_external`](crate::chain::Chain::send_external).

@@ -8,7 +8,7 @@ mod channel;
 pub(crate) mod encoding;
 pub mod getters;
 mod ledger_contract;
-mod message;
+pub(crate) mod message;
 mod opener;
 pub mod registry;
 
@@ -33,7 +33,7 @@ pub use message::OutMessage;
 pub(crate) use message::external as external_message;
 pub use opener::{
     MAX_OPENER_ITEMS, MIN_OPENER_ITEM, OPENER_RESERVE, OpenerItem, OpenerNotice, OpenerState,
-    OpenerTerms, Refusal, fetch_opener, open_many_message, refusals,
+    OpenerTerms, Refusal, fetch_opener, open_many_message, opener_fee, refusals,
 };
 
 /// Exit codes of the channel contract, as its source names them.

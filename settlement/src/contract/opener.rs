@@ -10,7 +10,7 @@ use super::channel::ChannelTerms;
 use super::encoding::{address_of, encoding, load_address, state_init, store_address, store_coins};
 use super::message::OutMessage;
 use super::{account, opener_code};
-use crate::chain::{Chain, ChainError, TransactionSummary};
+use crate::chain::{Chain, ChainError, Prices, TransactionSummary};
 
 /// Items of one list at most (`MAX_ITEMS` in the contract's source).
 pub const MAX_OPENER_ITEMS: usize = 250;
@@ -204,6 +204,16 @@ pub fn open_many_message(
         init,
         build().map_err(encoding("opener list"))?,
     ))
+}
+
+/// What the opener's own transaction costs for a list of so many items, without the items' way to their channels: its gas
+/// (as recorded in `gas.json`, rounded up), and the message that brings back what is left.
+pub fn opener_fee(prices: &Prices, items: usize) -> NanoTon {
+    const LIST_GAS: u64 = 3_200;
+    const ITEM_GAS: u64 = 2_180;
+    let items = u64::try_from(items).unwrap_or(u64::MAX);
+    let gas = ITEM_GAS.saturating_mul(items).saturating_add(LIST_GAS);
+    prices.gas_fee(gas).saturating_add(prices.message_fee(0, 0))
 }
 
 /// Reads the opener at `address`; `None` where nothing is deployed. The code must be the pinned code.

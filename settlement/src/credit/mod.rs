@@ -1,10 +1,14 @@
-//! How much a worker lets others have before it is sure of being paid. Two books without IO.
+//! How much a worker lets others have before it is sure of being paid. Three books without IO.
 //!
 //! - [`CreditBook`]: to clients, job by job. Tokens go out before the voucher that pays for them, by at most a credit
 //!   window; whoever does not pay has had that for nothing, and identities cost nothing.
+//! - [`FirstContactBook`]: to clients whose channel is not on chain yet. Their vouchers may turn out to be worth nothing.
 //! - [`Doubt`]: to a chain whose head cannot be verified. What is earned meanwhile may turn out to be worth nothing.
 
 mod doubt;
+mod first_contact;
+#[cfg(test)]
+mod first_contact_tests;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +17,9 @@ use std::collections::BTreeMap;
 use cocoon_protocol::{NanoTon, PeerId, UnixMillis};
 
 pub use doubt::{Doubt, DoubtExhausted};
+pub use first_contact::{
+    FirstContact, FirstContactBook, FirstContactConfig, FirstContactError, MAX_FIRST_CONTACTS,
+};
 
 /// Clients with an account. One more is refused while every account has something open.
 pub const MAX_ACCOUNTS: usize = 4_096;

@@ -1,13 +1,14 @@
 //! The block explorer: a few pages of HTML for people, made on the server, with nothing loaded from elsewhere.
 
 use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
 
 use cocoon_protocol::TonAddress;
 
 use super::record::{BlockRecord, Place};
 use super::{Devnet, GLOBAL_ID};
 use crate::chain::{AccountState, ChainError, LocalChain, TransactionSummary};
-use crate::contract;
+use crate::contract::{self, ChannelState, LedgerState};
 
 /// Blocks on the first page.
 const NEWEST_BLOCKS: u32 = 30;
@@ -20,7 +21,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;mar
 a{color:#0a58a8;text-decoration:none}a:hover{text-decoration:underline}\
 h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:1.6rem}\
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .7rem .25rem 0;border-bottom:1px solid #ddd;vertical-align:top}\
-th{font-weight:600;color:#555}td.n{text-align:right;font-variant-numeric:tabular-nums}\
+th{font-weight:600;color:#555}.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.t{white-space:nowrap}\
 code,pre{font:13px/1.45 ui-monospace,monospace;overflow-wrap:anywhere}pre{background:#f5f5f5;padding:.7rem;white-space:pre-wrap}\
 input{font:inherit;padding:.15rem .4rem}";
 
@@ -69,6 +70,13 @@ fn transaction_link(transaction: &TransactionSummary) -> String {
     )
 }
 
+/// A moment in the form of RFC 9110, and as the chain writes it.
+fn moment(unix: u32) -> String {
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix.into()));
+    let text = time.map_or_else(String::new, httpdate::fmt_http_date);
+    format!("<span class=t title='unix second {unix}'>{text}</span>")
+}
+
 /// Rows of a name and a value that is HTML already.
 fn facts(rows: &[(&str, String)]) -> String {
     let mut out = "<table>".to_owned();
@@ -87,7 +95,7 @@ fn transactions(list: &[TransactionSummary]) -> String {
         return "<p>None.</p>".to_owned();
     }
     let mut out =
-        "<table><tr><th>transaction<th>account<th>block<th>value in<th>sent<th>fees<th>result"
+        "<table><tr><th>transaction<th>account<th>block<th class=n>value in<th class=n>sent<th class=n>fees<th>result"
             .to_owned();
     for transaction in list {
         let _ = write!(
@@ -158,7 +166,7 @@ pub(super) fn home(devnet: &Devnet, paused: bool) -> Result<String, ChainError> 
         "<h2>Look up</h2><form action='/account'><input name=address size=72 placeholder='0:…'> <button>account</button></form>\
          <h2>Faucet</h2><form action='/faucet' method=post><input name=address size=72 placeholder='0:…'> \
          <input name=nanoton size=18 placeholder='nanoTON'> <button>give</button></form>\
-         <h2>Newest blocks</h2><table><tr><th>block<th>made (unix s)<th>transactions<th>root hash",
+         <h2>Newest blocks</h2><table><tr><th>block<th>made<th class=n>transactions<th>root hash",
     );
     for seqno in (1..=head.seqno)
         .rev()
@@ -167,10 +175,10 @@ pub(super) fn home(devnet: &Devnet, paused: bool) -> Result<String, ChainError> 
         let record = devnet.record(seqno)?;
         let _ = write!(
             body,
-            "<tr><td>{}{}<td class=n>{}<td class=n>{}<td>{}",
+            "<tr><td>{}{}<td>{}<td class=n>{}<td>{}",
             block_link(seqno),
             if record.key_block { " key" } else { "" },
-            record.unix,
+            moment(record.unix),
             record.transactions,
             code(record.hashes.master.root),
         );
@@ -204,7 +212,7 @@ pub(super) fn block(devnet: &Devnet, seqno: u32) -> Result<String, ChainError> {
     let mut body = facts(&[
         ("masterchain", id(Place::Master)),
         ("base chain", id(Place::Base)),
-        ("made", format!("{} (unix s)", record.unix)),
+        ("made", moment(record.unix)),
         (
             "logical time",
             format!("{} to {}", record.start_lt, record.end_lt.master),
@@ -282,23 +290,58 @@ pub(super) async fn account(chain: &LocalChain, address: TonAddress) -> Result<S
     Ok(page("account", &body))
 }
 
-/// The contract behind a code hash, decoded where it is one of ours.
+/// The contract behind a code hash, with its state where it is one of ours.
 async fn kind(chain: &LocalChain, address: TonAddress, account: &AccountState) -> String {
-    let decoded = |name: &str, state: String| format!("{name}<pre>{}</pre>", escape(&state));
     if account.code_hash.is_none() {
         return "no contract".to_owned();
     }
     if let Ok(Some(state)) = contract::fetch_channel(chain, address).await {
-        return decoded("a payment channel", format!("{state:#?}"));
+        return format!("a payment channel{}", channel(&state));
     }
     if let Ok(Some(state)) = contract::fetch_ledger(chain, address).await {
-        return decoded("a worker's ledger", format!("{state:#?}"));
+        return format!("a worker's ledger{}", ledger(&state));
     }
     let seqno = chain.devnet().get_method(address, "seqno", &[]);
     match seqno.ok().and_then(|result| result.stack.first()?.as_u64()) {
         Some(seqno) => format!("a wallet, seqno {seqno}"),
         None => "a contract that this explorer does not know".to_owned(),
     }
+}
+
+fn channel(state: &ChannelState) -> String {
+    let standing = match (state.finished, state.close_at) {
+        (true, _) => "finished".to_owned(),
+        (false, Some(unix)) => format!("closing; anybody may finish it from {} on", moment(unix)),
+        (false, None) => "open".to_owned(),
+    };
+    facts(&[
+        ("client", account_link(state.terms.client)),
+        ("worker", account_link(state.terms.worker)),
+        ("key of vouchers", code(state.terms.client_key)),
+        ("nonce", state.terms.nonce.to_string()),
+        (
+            "delay of closing",
+            format!("{} s", state.terms.close_delay_s),
+        ),
+        ("standing", standing),
+        ("claimed", state.claimed.to_string()),
+        ("can still pay", state.available().to_string()),
+    ])
+}
+
+fn ledger(state: &LedgerState) -> String {
+    let roots = (1..=state.seqno)
+        .rev()
+        .map_while(|seqno| Some(format!("{seqno}: {}", code(state.root_of(seqno)?))))
+        .collect::<Vec<_>>();
+    facts(&[
+        ("owner", account_link(state.owner)),
+        ("key", code(state.key)),
+        ("batches", state.seqno.to_string()),
+        ("jobs", state.jobs.to_string()),
+        ("earned", state.total.to_string()),
+        ("roots remembered", roots.join("<br>")),
+    ])
 }
 
 /// One transaction.
@@ -332,7 +375,7 @@ pub(super) fn transaction(
         ("account", account_link(transaction.account)),
         ("block", block_link(transaction.block)),
         ("logical time", transaction.lt.to_string()),
-        ("made", format!("{} (unix s)", transaction.unix)),
+        ("made", moment(transaction.unix)),
         (
             "message in",
             match transaction.source {
@@ -359,7 +402,7 @@ pub(super) fn transaction(
     if !sent.is_empty() {
         let _ = write!(
             body,
-            "<h2>Sent</h2><table><tr><th>to<th>value<th>{sent}</table>"
+            "<h2>Sent</h2><table><tr><th>to<th class=n>value<th>{sent}</table>"
         );
     }
     Ok(Some(page("transaction", &body)))

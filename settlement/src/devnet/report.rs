@@ -16,9 +16,9 @@ use crate::chain::{
 use crate::contract::encoding::{digest, nano_ton, standard};
 
 /// Deepest nesting of tuples in an argument or a result.
-const MAX_TUPLE_DEPTH: u8 = 8;
+pub(crate) const MAX_TUPLE_DEPTH: u8 = 8;
 /// Most values in one tuple of a result, and on a result's stack.
-const MAX_VALUES: usize = 256;
+pub(crate) const MAX_VALUES: usize = 256;
 
 pub(crate) fn account(shard: &ShardAccount) -> Result<Option<AccountState>, Error> {
     let Some(account) = shard.load_account()? else {

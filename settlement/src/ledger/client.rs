@@ -9,6 +9,7 @@ use ed25519_dalek::SigningKey;
 
 use super::client_evidence::{self, KeptEvidence, MAX_KEPT_EVIDENCE, ReceiptFile};
 use super::client_records::{ByLeaf, ByWorker};
+use super::durable::Undurable;
 use super::jobs::{self, INTERRUPTED, JobEnd, JobRecord, Side};
 use super::{
     ClientChannel, ClientChannelState, KeptReceipt, LedgerError, MAX_CLIENT_CHANNELS, SignedPart,
@@ -203,7 +204,7 @@ impl<S: Store> ClientLedger<S> {
         })
     }
 
-    fn change(
+    pub(super) fn change(
         &self,
         address: &TonAddress,
         change: impl FnOnce(&mut ClientChannel) -> Result<(), LedgerError>,
@@ -232,40 +233,64 @@ impl<S: Store> ClientLedger<S> {
         global_id: i32,
         now: UnixMillis,
     ) -> Result<SignedVoucher, LedgerError> {
+        self.durable(self.submit_signature(address, cumulative, key, global_id, now)?)
+    }
+
+    /// Waits until a submitted write is on the disk, and hands out what it has come to.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn durable<T>(&self, submitted: Undurable<T>) -> Result<T, LedgerError> {
+        submitted.open(&self.store)
+    }
+
+    /// The first half of [`Self::sign_voucher`]: decides, signs, and puts the new total behind all other writes. The
+    /// signature is handed out by the second half, [`Self::durable`].
+    ///
+    /// # Errors
+    /// As `sign_voucher`.
+    pub fn submit_signature(
+        &self,
+        address: &TonAddress,
+        cumulative: NanoTon,
+        key: &SigningKey,
+        global_id: i32,
+        now: UnixMillis,
+    ) -> Result<Undurable<SignedVoucher>, LedgerError> {
         let voucher = Voucher {
             channel: *address,
             cumulative,
         };
-        let mut signed = None;
-        self.change(address, |channel| {
-            if channel.state != ClientChannelState::Open {
-                return Err(LedgerError::ChannelNotOpen(*address));
-            }
-            if cumulative <= channel.signed_total() {
-                return Err(LedgerError::NotIncreasing {
-                    channel: *address,
-                    held: channel.signed_total(),
-                    offered: cumulative,
-                });
-            }
-            if cumulative > channel.spendable() {
-                return Err(LedgerError::InsufficientDeposit {
-                    channel: *address,
-                    needed: cumulative,
-                    spendable: channel.spendable(),
-                    deposit: channel.deposit,
-                });
-            }
-            let voucher = voucher.sign(key, global_id);
-            channel.signed = Some(SignedPart {
-                cumulative,
-                signature: voucher.signature,
-                at: now,
+        let _writing = self.begin();
+        let mut channel: ClientChannel = load(&self.latest(), &channel_key(address))?
+            .ok_or(LedgerError::UnknownChannel(*address))?;
+        if !channel.takes_vouchers() {
+            return Err(LedgerError::ChannelNotOpen(*address));
+        }
+        if cumulative <= channel.signed_total() {
+            return Err(LedgerError::NotIncreasing {
+                channel: *address,
+                held: channel.signed_total(),
+                offered: cumulative,
             });
-            signed = Some(voucher);
-            Ok(())
-        })?;
-        signed.ok_or(LedgerError::Inconsistent("nothing was signed"))
+        }
+        if cumulative > channel.spendable() {
+            return Err(LedgerError::InsufficientDeposit {
+                channel: *address,
+                needed: cumulative,
+                spendable: channel.spendable(),
+                deposit: channel.deposit,
+            });
+        }
+        let signed = voucher.sign(key, global_id);
+        channel.signed = Some(SignedPart {
+            cumulative,
+            signature: signed.signature,
+            at: now,
+        });
+        let mut batch = WriteBatch::new();
+        batch.put(&channel);
+        Ok(Undurable::new(self.store.submit(batch)?, Ok(signed)))
     }
 
     /// A channel.

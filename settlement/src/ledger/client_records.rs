@@ -39,6 +39,13 @@ pub enum ClientChannelState {
     },
     /// Seen on chain with its deposit. Vouchers may be signed.
     Open,
+    /// The worker was, or was about to be, asked to close together. Nothing is signed any more. Since version 2.
+    Releasing {
+        /// Unix second of chain time at which it is closed alone, if it is not finished by then.
+        until: u32,
+        /// The worker has said that it will.
+        agreed: bool,
+    },
     /// We asked for the rest back; the worker may claim until then.
     Closing {
         /// Unix second from which it can be finished.
@@ -89,6 +96,20 @@ impl ClientChannel {
         self.spendable().saturating_sub(self.signed_total())
     }
 
+    /// Whether a voucher may be signed: it is open, or the message that opens it was sent. A voucher on a channel that
+    /// never opens binds its client to nothing.
+    #[must_use]
+    pub fn takes_vouchers(&self) -> bool {
+        matches!(
+            self.state,
+            ClientChannelState::Open
+                | ClientChannelState::Opening {
+                    message: Some(_),
+                    ..
+                }
+        )
+    }
+
     /// The newest voucher, to be sent again to a worker that does not have it.
     #[must_use]
     pub fn newest_voucher(&self) -> Option<SignedVoucher> {
@@ -104,7 +125,7 @@ impl ClientChannel {
 
 impl Record for ClientChannel {
     const COLUMN: Column = CLIENT_CHANNELS;
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 
     fn key(&self) -> Vec<u8> {
         channel_key(&self.address)
@@ -140,6 +161,11 @@ impl Record for ClientChannel {
                 out.u32(*close_at);
             }
             ClientChannelState::Closed => out.u8(3),
+            ClientChannelState::Releasing { until, agreed } => {
+                out.u8(4);
+                out.u32(*until);
+                out.u8(u8::from(*agreed));
+            }
         }
     }
 
@@ -174,6 +200,14 @@ impl Record for ClientChannel {
                     close_at: fields.u32()?,
                 },
                 3 => ClientChannelState::Closed,
+                4 => ClientChannelState::Releasing {
+                    until: fields.u32()?,
+                    agreed: match fields.u8()? {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(RecordError::BadValue("the state of a channel")),
+                    },
+                },
                 _ => return Err(RecordError::BadValue("the state of a channel")),
             },
         })

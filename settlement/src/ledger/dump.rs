@@ -2,6 +2,7 @@
 //! Voucher signatures (whoever has one can make the channel pay early) and the salts of receipts are left out; evidence
 //! and collateral are told by size.
 
+use cocoon_protocol::UnixMillis;
 use serde_json::{Value, json};
 
 use super::client_evidence::{ByAge, KeptEvidence};
@@ -115,6 +116,12 @@ fn worker_channel(channel: &WorkerChannel) -> Value {
         "covered_nanoton": total(channel.covered),
         "claimed_nanoton": channel.claimed.nano(),
         "pending_nanoton": channel.pending.map(|pending| pending.cumulative.nano()),
+        "expected_since_unix_ms": channel.expected.map(UnixMillis::millis),
+        "release": channel.release.map(|release| json!({
+            "total_nanoton": release.cumulative.nano(),
+            "attempts": release.attempts,
+            "done": release.done,
+        })),
     })
 }
 

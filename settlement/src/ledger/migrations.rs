@@ -3,10 +3,16 @@
 use super::CLIENT_RECEIPTS;
 use crate::store::{Migration, MigrationError, Store, WriteBatch};
 
-pub(super) const MIGRATIONS: &[Migration] = &[Migration {
-    from: 1,
-    run: receipts_get_salts,
-}];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        from: 1,
+        run: receipts_get_salts,
+    },
+    Migration {
+        from: 2,
+        run: channels_may_be_expected,
+    },
+];
 
 /// Version 2 keeps a receipt beside the salt that opens it, and the evidence that it names. Nothing about money changed:
 /// channels, log, batches, claims and jobs have the form they had, and the new columns begin empty. A receipt of version 1
@@ -20,6 +26,16 @@ fn receipts_get_salts(store: &dyn Store, _batch: &mut WriteBatch) -> Result<(), 
          wrote it, keep the directory for its receipts, and begin with an empty one"
             .to_owned(),
     ))
+}
+
+/// Version 3 knows channels that were not on chain when they were registered. In version 2 every channel was, and its
+/// records are read as saying so; nothing is rewritten. The number keeps older programs from finding records that they
+/// cannot read in the middle of their work.
+fn channels_may_be_expected(
+    _store: &dyn Store,
+    _batch: &mut WriteBatch,
+) -> Result<(), MigrationError> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -65,13 +81,14 @@ mod tests {
             assert!(store.scan(CLIENT_EVIDENCE, &[], &[], 1).unwrap().is_empty());
             assert!(check(&store, None).unwrap().is_clean());
             let new = WorkerLedger::new(store);
-            assert_eq!(new.channel(&address(1)).unwrap().unwrap().base, ton(7));
+            let channel = new.channel(&address(1)).unwrap().unwrap();
+            assert_eq!((channel.base, channel.expected), (ton(7), None));
             assert_eq!(new.open_jobs().unwrap(), [job(1)]);
         }
         // There is no way back.
         match RocksStore::open(dir.path(), OLD) {
             Err(StoreError::SchemaVersion {
-                found: 2,
+                found: 3,
                 supported: 1,
                 ..
             }) => {}

@@ -36,6 +36,10 @@ mod crash_tests;
 #[cfg(test)]
 mod crash_world;
 mod dump;
+mod durable;
+#[cfg(test)]
+mod durable_tests;
+mod expected;
 mod jobs;
 mod leaves;
 mod log_news;
@@ -45,6 +49,9 @@ mod model_tests;
 mod rebase;
 #[cfg(test)]
 mod record_tests;
+#[cfg(test)]
+mod release_tests;
+mod releases;
 mod repair;
 mod settling;
 mod stakes;
@@ -68,10 +75,12 @@ pub use client_records::{
 pub use collateral::KeptCollateral;
 pub use copy::{Contents, contents, copy, for_each_pair};
 pub use dump::describe;
+pub use durable::{Acknowledger, Undurable};
 pub use jobs::{INTERRUPTED, JobEnd, JobRecord, Side};
 pub use leaves::{Leaf, LeafClaim, LeavesError, LeavesReader, MAX_LEAF_BYTES, publish};
 pub use log_news::KeptLogNews;
 pub use rebase::{RECONCILED, Rebased, rebase, worker_channels};
+pub use releases::AgreedRelease;
 pub use repair::{Loss, MAX_LISTED_LOSSES, RepairReport, Rewound, salvage};
 pub use settling::ProvenEntry;
 pub use summary::{BatchLine, ClientChannelLine, ClientSummary, WorkerChannelLine, WorkerSummary};
@@ -79,7 +88,7 @@ pub use voucher_check::{CheckedVoucher, VoucherError, check_voucher};
 pub use worker::{ClosedJob, WorkerLedger};
 pub use worker_records::{
     Batch, BatchProgress, ClaimRecord, Entry, EntryContent, HeldVoucher, MAX_BATCH_ENTRIES,
-    MAX_CHANNELS, PendingClaim, TransactionRecord, WorkerChannel,
+    MAX_CHANNELS, MAX_CHANNELS_TO_EXPECT, PendingClaim, TransactionRecord, WorkerChannel,
 };
 
 use crate::store::{Column, RecordError, Schema, StoreError};
@@ -119,7 +128,8 @@ const CLIENT_EVIDENCE_BY_AGE: Column = Column::new("client.evidence.by_age");
 pub const SCHEMA: Schema = Schema {
     name: "cocoon-ledger",
     // 2: receipts are of version 2 and stand beside their salts; evidence is kept.
-    version: 2,
+    // 3: a worker's channel may be expected, and not be on chain yet.
+    version: 3,
     columns: &[
         WORKER_HEAD,
         WORKER_CHANNELS,
@@ -185,6 +195,27 @@ pub enum LedgerError {
     /// The channel is not open, so nothing may be signed on it.
     #[error("channel {0} is not open")]
     ChannelNotOpen(TonAddress),
+    /// Client and worker are closing the channel together.
+    #[error(
+        "channel {0} is being closed by client and worker together; nothing more is served on it"
+    )]
+    ChannelReleased(TonAddress),
+    /// A job is on the channel, so it cannot be closed together.
+    #[error("a job is on channel {0}")]
+    ChannelBusy(TonAddress),
+    /// A release pays another total than the newest voucher.
+    #[error("the release of channel {channel} pays {offered}, the newest voucher is for {held}")]
+    ReleaseTotal {
+        /// The channel.
+        channel: TonAddress,
+        /// The newest voucher's total.
+        held: NanoTon,
+        /// The release's.
+        offered: NanoTon,
+    },
+    /// A release that the channel's client has not signed.
+    #[error("the release of channel {0} is not signed by its client")]
+    BadRelease(TonAddress),
     /// A job id is in use already.
     #[error("job {0} exists already")]
     JobExists(JobId),

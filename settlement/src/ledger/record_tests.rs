@@ -49,21 +49,33 @@ fn worker_channel() -> impl Strategy<Value = WorkerChannel> {
         any::<[u64; 2]>(),
         vouchers,
         option::of(any::<(u64, u32)>()),
+        option::of(any::<u64>()),
+        option::of((held(), any::<[u32; 2]>(), any::<bool>())),
     )
         .prop_map(
-            |([a, b], [base, claimed], [held, entered, covered], pending)| WorkerChannel {
-                address: address(a),
-                client: peer(b),
-                client_key: cocoon_protocol::PublicKey32::from_bytes([b; 32]),
-                base: ton(base),
-                held,
-                entered,
-                covered,
-                claimed: ton(claimed),
-                pending: pending.map(|(cumulative, retry_after)| PendingClaim {
-                    cumulative: ton(cumulative),
-                    retry_after,
-                }),
+            |([a, b], [base, claimed], [held, entered, covered], pending, expected, release)| {
+                WorkerChannel {
+                    address: address(a),
+                    client: peer(b),
+                    client_key: cocoon_protocol::PublicKey32::from_bytes([b; 32]),
+                    base: ton(base),
+                    held,
+                    entered,
+                    covered,
+                    claimed: ton(claimed),
+                    pending: pending.map(|(cumulative, retry_after)| PendingClaim {
+                        cumulative: ton(cumulative),
+                        retry_after,
+                    }),
+                    expected: expected.map(at),
+                    release: release.map(|(agreed, [attempts, retry_after], done)| AgreedRelease {
+                        cumulative: agreed.cumulative,
+                        signature: agreed.signature,
+                        attempts,
+                        retry_after,
+                        done,
+                    }),
+                }
             },
         )
 }
@@ -147,6 +159,8 @@ fn client_channel() -> impl Strategy<Value = ClientChannel> {
         Just(ClientChannelState::Open),
         any::<u32>().prop_map(|close_at| ClientChannelState::Closing { close_at }),
         Just(ClientChannelState::Closed),
+        any::<(u32, bool)>()
+            .prop_map(|(until, agreed)| ClientChannelState::Releasing { until, agreed }),
     ];
     (
         any::<[u8; 4]>(),

@@ -110,9 +110,21 @@ impl<S: Store> WorkerLedger<S> {
                 self.record_claim(channel, *cumulative, *transaction, now)?;
                 Ok(None)
             }
+            SettlerOutput::PersistReleaseAttempt {
+                channel,
+                retry_after,
+            } => {
+                self.record_release_attempt(channel, *retry_after)?;
+                Ok(None)
+            }
+            SettlerOutput::Released { channel } => {
+                self.record_released(channel)?;
+                Ok(None)
+            }
             SettlerOutput::ReadStakes => Ok(Some(SettlerInput::Stakes(self.stakes()?))),
             SettlerOutput::SubmitCommit(_)
             | SettlerOutput::SubmitClaim { .. }
+            | SettlerOutput::SubmitRelease(_)
             | SettlerOutput::LookAtLedger
             | SettlerOutput::LookAtChannel(_)
             | SettlerOutput::LookAtPrices

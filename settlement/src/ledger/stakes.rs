@@ -5,20 +5,22 @@ use crate::settler::Stake;
 use crate::store::Store;
 
 impl<S: Store> WorkerLedger<S> {
-    /// Every channel whose client has signed for more than the chain has paid.
+    /// Every channel whose client has signed for more than the chain has paid, or that is being closed together.
     ///
     /// # Errors
     /// The store's failure.
     pub fn stakes(&self) -> Result<Vec<Stake>, LedgerError> {
         let mut stakes = Vec::new();
         self.for_each_channel(|channel| {
-            if channel.held_total() > channel.claimed {
+            let release = channel.release.filter(|release| !release.done);
+            if channel.held_total() > channel.claimed || release.is_some() {
                 stakes.push(Stake {
                     channel: channel.address,
                     held: channel.held_total(),
                     entered: channel.entered_total(),
                     covered: channel.covered_total(),
                     claimed: channel.claimed,
+                    release,
                 });
             }
             Ok(())

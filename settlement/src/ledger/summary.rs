@@ -29,6 +29,9 @@ pub struct WorkerChannelLine {
     pub claimed: NanoTon,
     /// A claim that is on its way, up to this total.
     pub pending: Option<NanoTon>,
+    /// Until it was seen on chain with a deposit that covers what is signed: since when it is expected, milliseconds
+    /// since 1970.
+    pub expected: Option<UnixMillis>,
 }
 
 /// One batch.
@@ -141,6 +144,7 @@ impl<S: Store> WorkerLedger<S> {
                 covered: channel.covered_total(),
                 claimed: channel.claimed,
                 pending: channel.pending.map(|pending| pending.cumulative),
+                expected: channel.expected,
             });
             Ok(())
         })?;
@@ -206,6 +210,7 @@ impl<S: Store> ClientLedger<S> {
             let state = match channel.state {
                 ClientChannelState::Opening { .. } => "opening",
                 ClientChannelState::Open => "open",
+                ClientChannelState::Releasing { .. } => "closing together",
                 ClientChannelState::Closing { .. } => "closing",
                 ClientChannelState::Closed => "closed",
             };

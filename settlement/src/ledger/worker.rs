@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cocoon_protocol::receipt::SignedReceipt;
 use cocoon_protocol::{JobId, NanoTon, Outcome, PeerId, PublicKey32, TonAddress, UnixMillis};
 
+use super::durable::Undurable;
 use super::jobs::{self, INTERRUPTED, JobEnd, JobRecord, Side};
 use super::voucher_check::CheckedVoucher;
 use super::worker_records::Head;
@@ -92,8 +93,9 @@ impl<S: Store> WorkerLedger<S> {
                 return Err(LedgerError::ChannelConflict(address));
             }
             let mut batch = WriteBatch::new();
-            if another {
+            if another || known.expected.is_some() {
                 known.client = client;
+                known.expected = None;
                 batch.put(&known);
             }
             self.finish(writing, batch)?;
@@ -116,6 +118,8 @@ impl<S: Store> WorkerLedger<S> {
             covered: None,
             claimed,
             pending: None,
+            expected: None,
+            release: None,
         };
         let mut batch = WriteBatch::new();
         batch.put(&channel);
@@ -148,39 +152,75 @@ impl<S: Store> WorkerLedger<S> {
         for_each(&self.store, &[], visit)
     }
 
+    /// A registered channel as it is going to be on the disk: what the next voucher is checked against. Nothing that
+    /// depends on it may leave before that voucher is [durable](Self::durable), which this is then, too.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn latest_channel(
+        &self,
+        address: &TonAddress,
+    ) -> Result<Option<WorkerChannel>, LedgerError> {
+        Ok(load(&self.latest(), &channel_key(address))?)
+    }
+
     /// Makes a voucher durable. Only after this returned may the tokens it pays for be sent.
     ///
     /// # Errors
-    /// [`LedgerError::NotIncreasing`] for a total that is not above the newest one (nothing is written),
+    /// [`LedgerError::NotIncreasing`] for a total that is not above the newest one, or
+    /// [`LedgerError::ChannelReleased`] on a channel that is being closed together (nothing is written),
     /// [`LedgerError::UnknownChannel`], or the store's failure.
     pub fn accept_voucher(&self, checked: &CheckedVoucher) -> Result<WorkerChannel, LedgerError> {
-        let writing = self.begin();
+        self.durable(self.submit_voucher(checked)?)
+    }
+
+    /// Waits until a submitted write is on the disk, and says what it has come to.
+    ///
+    /// # Errors
+    /// What the submission was refused for, or the store's failure.
+    pub fn durable<T>(&self, submitted: Undurable<T>) -> Result<T, LedgerError> {
+        submitted.open(&self.store)
+    }
+
+    /// The first half of [`Self::accept_voucher`]: decides about a voucher and puts it behind all other writes. The second
+    /// half is [`Self::durable`].
+    ///
+    /// # Errors
+    /// [`LedgerError::UnknownChannel`], or the store's failure. A total that is not above the newest one is an error of the
+    /// second half, which waits: whoever hears of it may take it for "I have it already".
+    pub fn submit_voucher(
+        &self,
+        checked: &CheckedVoucher,
+    ) -> Result<Undurable<WorkerChannel>, LedgerError> {
+        let _writing = self.begin();
         let signed = checked.get();
         let mut channel = self.known_channel(&signed.voucher.channel)?;
+        let mut batch = WriteBatch::new();
         // Checked once before; but another voucher may have been accepted since.
         if signed.voucher.cumulative <= channel.held_total() {
-            // The caller may take this for "I have it already", so it must be true on the disk as well.
-            self.finish(writing, WriteBatch::new())?;
-            return Err(LedgerError::NotIncreasing {
+            let refusal = LedgerError::NotIncreasing {
                 channel: channel.address,
                 held: channel.held_total(),
                 offered: signed.voucher.cumulative,
-            });
+            };
+            return Ok(Undurable::new(self.store.submit(batch)?, Err(refusal)));
+        }
+        if channel.release.is_some() {
+            return Err(LedgerError::ChannelReleased(channel.address));
         }
         channel.held = Some(HeldVoucher {
             cumulative: signed.voucher.cumulative,
             signature: signed.signature,
         });
-        let mut batch = WriteBatch::new();
         batch.put(&channel);
-        self.finish(writing, batch)?;
-        Ok(channel)
+        Ok(Undurable::new(self.store.submit(batch)?, Ok(channel)))
     }
 
     /// Records that a job has begun, paid on a registered channel.
     ///
     /// # Errors
-    /// [`LedgerError::JobExists`], [`LedgerError::UnknownChannel`], or the store's failure.
+    /// [`LedgerError::JobExists`], [`LedgerError::UnknownChannel`], [`LedgerError::ChannelReleased`], or the store's
+    /// failure.
     pub fn open_job(
         &self,
         job: JobId,
@@ -189,7 +229,9 @@ impl<S: Store> WorkerLedger<S> {
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
         let writing = self.begin();
-        self.known_channel(&channel)?;
+        if self.known_channel(&channel)?.release.is_some() {
+            return Err(LedgerError::ChannelReleased(channel));
+        }
         let record = JobRecord {
             side: Side::Worker,
             job,

@@ -7,13 +7,17 @@ use cocoon_protocol::{
 
 use super::jobs::{read_peer, write_channel};
 use super::{
-    WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD, channel_key,
-    read_channel, read_digest, whole_key,
+    AgreedRelease, WORKER_BATCHES, WORKER_CHANNELS, WORKER_CLAIMS, WORKER_ENTRIES, WORKER_HEAD,
+    channel_key, read_channel, read_digest, whole_key,
 };
 use crate::store::{Column, Reader, Record, RecordError, Writer};
 
 /// Channels a worker registers. Each needs a deposit on chain, so this is money, not spam; still, a bound.
 pub const MAX_CHANNELS: u32 = 65_536;
+
+/// No channel is registered that is not on chain while there are so many: those cost nothing, and may not take the room of
+/// those that do.
+pub const MAX_CHANNELS_TO_EXPECT: u32 = MAX_CHANNELS / 2;
 
 /// Entries in one batch. A commit costs the same for any number; this bounds the work of cutting one, some tenths of a
 /// second. How many a worker waits for is its settler's choice.
@@ -88,6 +92,10 @@ pub struct WorkerChannel {
     pub claimed: NanoTon,
     /// A claim on its way.
     pub pending: Option<PendingClaim>,
+    /// Until the channel was seen on chain with a deposit that covers what is signed: since when it was expected.
+    pub expected: Option<UnixMillis>,
+    /// Client and worker are closing it together. Since version 2.
+    pub release: Option<AgreedRelease>,
 }
 
 impl WorkerChannel {
@@ -116,7 +124,8 @@ impl WorkerChannel {
 
 impl Record for WorkerChannel {
     const COLUMN: Column = WORKER_CHANNELS;
-    const VERSION: u8 = 1;
+    /// 2 adds `expected` and `release`: in version 1 every channel was seen before it was written down.
+    const VERSION: u8 = 2;
 
     fn key(&self) -> Vec<u8> {
         channel_key(&self.address)
@@ -134,9 +143,11 @@ impl Record for WorkerChannel {
             out.amount(pending.cumulative);
             out.u32(pending.retry_after);
         });
+        out.option(self.expected.as_ref(), |out, since| out.u64(since.millis()));
+        out.option(self.release.as_ref(), |out, release| release.write(out));
     }
 
-    fn read(_version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
+    fn read(version: u8, key: &[u8], fields: &mut Reader<'_>) -> Result<Self, RecordError> {
         Ok(Self {
             address: whole_key(key, read_channel)?,
             client: read_peer(fields)?,
@@ -152,6 +163,14 @@ impl Record for WorkerChannel {
                     retry_after: fields.u32()?,
                 })
             })?,
+            expected: match version {
+                1 => None,
+                _ => fields.option(|fields| Ok(UnixMillis::from_millis(fields.u64()?)))?,
+            },
+            release: match version {
+                1 => None,
+                _ => fields.option(AgreedRelease::read)?,
+            },
         })
     }
 }

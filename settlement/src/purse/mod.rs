@@ -4,12 +4,14 @@
 //! should hold it, and no more than they need:
 //! - a worker that is used has its best channel topped up **before** it runs dry, so that no job waits for the chain; how
 //!   far follows what was spent there lately;
-//! - a channel that was not used for long is closed, and sooner when a new one needs the room;
+//! - a channel that was not used for long is closed, and sooner when a new one needs the room; the worker is asked to close
+//!   it together first, which needs no delay. If it does not within [`together_s`](PurseConfig::together_s), the client
+//!   closes alone;
 //! - what comes back is fetched by itself as soon as the delay has passed;
 //! - all channels together never lock more than the [total](PurseConfig::total).
 //!
-//! **Intent before message.** A channel is noted as closing before the message that closes it is sent, so nothing is
-//! signed on it meanwhile. If the message is lost, the channel is seen open on chain and the message is sent again; the
+//! **Intent before message.** A channel is noted as closing before the message that closes it is sent, and before the worker
+//! is asked to close it together, so nothing is signed on it meanwhile. If the message is lost, the channel is seen open on chain and the message is sent again; the
 //! contract refuses a second one. A top-up has no such guard, so after a start none is sent for
 //! [`quiet_ms`](PurseConfig::quiet_ms): what an earlier process has sent has been applied or has lapsed by then.
 //!
@@ -18,6 +20,9 @@
 mod spending;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod together_tests;
+pub mod way;
 
 use std::collections::BTreeMap;
 
@@ -25,8 +30,11 @@ use cocoon_protocol::{NanoTon, PeerId, TonAddress, UnixMillis};
 
 use self::spending::Spending;
 
-/// Moves in one plan: as many as fit one transfer of the smallest wallet.
-pub const MAX_MOVES: usize = 4;
+/// Channels that one plan closes or finishes: as many as fit one transfer of the smallest wallet, whose coins the messages
+/// take along until they come back.
+pub const MAX_CLOSINGS: usize = 4;
+/// Channels that one plan tops up. What does not fit one transfer of the wallet goes out in several, or through the opener.
+pub const MAX_TOP_UPS: usize = 32;
 /// Workers whose spending is remembered. Beyond, the one that was paid least lately is forgotten.
 pub const MAX_WORKERS: usize = 1_024;
 /// No smaller top-up: its fees would be more than about a hundredth of it.
@@ -49,6 +57,9 @@ pub struct PurseConfig {
     pub unused_ms: u64,
     /// The same when another channel needs the room.
     pub room_ms: u64,
+    /// So long, in seconds of chain time, a worker may take to close a channel together, from the first time that it is
+    /// asked until the channel is finished on chain. 0: it is not asked.
+    pub together_s: u32,
     /// After a start nothing is topped up for so long, milliseconds. Longer than a wallet's message is valid.
     pub quiet_ms: u64,
     /// Milliseconds before another move is made on the same channel.
@@ -69,6 +80,7 @@ impl PurseConfig {
             half_life_ms: 12 * HOUR_MS,
             unused_ms: 7 * 24 * HOUR_MS,
             room_ms: HOUR_MS,
+            together_s: 600,
             quiet_ms: 120_000,
             retry_ms: 120_000,
             round_ms: 10_000,
@@ -83,6 +95,13 @@ pub enum Phase {
     Opening,
     /// Pays.
     Open,
+    /// The worker was asked to close together.
+    Together {
+        /// From this unix second of chain time it is closed alone.
+        until: u32,
+        /// The worker has said that it will.
+        agreed: bool,
+    },
     /// To be closed.
     Closing {
         /// From this unix second of chain time it can be finished; `None` while the chain does not show that it closes.
@@ -109,11 +128,13 @@ pub struct PurseChannel {
     pub last_used: UnixMillis,
 }
 
-/// A message to the chain that moves money, or will.
+/// A message to the chain that moves money, or will; or to a worker, who then sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     /// Get the rest out of a channel whose delay has passed.
     Finish(TonAddress),
+    /// Ask the worker to close the channel together. To be noted on disk before it is asked.
+    Together(TonAddress),
     /// Ask for the rest of a channel. To be noted on disk before it is sent.
     StartClose(TonAddress),
     /// Add to a channel's deposit.
@@ -130,9 +151,10 @@ impl Move {
     #[must_use]
     pub fn channel(&self) -> TonAddress {
         match self {
-            Self::Finish(channel) | Self::StartClose(channel) | Self::TopUp { channel, .. } => {
-                *channel
-            }
+            Self::Finish(channel)
+            | Self::Together(channel)
+            | Self::StartClose(channel)
+            | Self::TopUp { channel, .. } => *channel,
         }
     }
 }
@@ -214,6 +236,11 @@ impl Purse {
         self.account(now, worker).needed = needed;
     }
 
+    /// The worker will not close this channel together. The next plan closes it alone, once it is noted as closing.
+    pub fn on_refused(&mut self, channel: &TonAddress) {
+        self.tried.remove(channel);
+    }
+
     /// How much a channel to this worker should be able to pay when it was just filled up.
     fn target(&self, now: UnixMillis, worker: &PeerId) -> NanoTon {
         let recent = self.workers.get(worker).map_or(NanoTon::ZERO, |account| {
@@ -264,28 +291,41 @@ impl Purse {
             .iter()
             .filter_map(|channel| match channel.phase {
                 Phase::Closing { close_at: None } => Some(Move::StartClose(channel.address)),
+                Phase::Together { until, .. } if unix >= until => {
+                    Some(Move::StartClose(channel.address))
+                }
+                Phase::Together { agreed: false, .. } => Some(Move::Together(channel.address)),
                 Phase::Closing {
                     close_at: Some(close_at),
                 } if unix >= close_at => Some(Move::Finish(channel.address)),
                 _ => None,
             })
             .collect();
-        moves.extend(self.closings(now, channels).map(Move::StartClose));
+        let close = match self.config.together_s {
+            0 => Move::StartClose,
+            _ => Move::Together,
+        };
+        moves.extend(self.closings(now, channels).map(close));
+        moves.retain(|planned| self.may_try(now, planned));
+        moves.truncate(MAX_CLOSINGS);
         if now.saturating_since(self.started) >= self.config.quiet_ms {
             let locked = locked(channels).saturating_add(opening);
-            moves.extend(self.top_ups(now, wallet, locked, channels));
+            let mut top_ups = self.top_ups(now, wallet, locked, channels);
+            top_ups.retain(|planned| self.may_try(now, planned));
+            top_ups.truncate(MAX_TOP_UPS);
+            moves.extend(top_ups);
         }
-        let retry_ms = self.config.retry_ms;
-        moves.retain(|planned| {
-            self.tried
-                .get(&planned.channel())
-                .is_none_or(|tried| now.saturating_since(*tried) >= retry_ms)
-        });
-        moves.truncate(MAX_MOVES);
         for planned in &moves {
             self.tried.insert(planned.channel(), now);
         }
         moves
+    }
+
+    /// Whether it is long enough since a move on the same channel.
+    fn may_try(&self, now: UnixMillis, planned: &Move) -> bool {
+        self.tried
+            .get(&planned.channel())
+            .is_none_or(|tried| now.saturating_since(*tried) >= self.config.retry_ms)
     }
 
     /// Open channels that nobody needs.
@@ -301,7 +341,12 @@ impl Purse {
         idle.sort_by_key(|channel| channel.last_used);
         let coming = channels
             .iter()
-            .filter(|channel| matches!(channel.phase, Phase::Closing { .. }))
+            .filter(|channel| {
+                matches!(
+                    channel.phase,
+                    Phase::Closing { .. } | Phase::Together { .. }
+                )
+            })
             .fold(NanoTon::ZERO, |sum, channel| {
                 sum.saturating_add(channel.available)
             });

@@ -17,7 +17,16 @@ fn milli(amount: u64) -> NanoTon {
     NanoTon::from_nano(amount * 1_000_000)
 }
 
+/// Closes alone.
 fn config() -> PurseConfig {
+    PurseConfig {
+        together_s: 0,
+        ..together()
+    }
+}
+
+/// Asks the worker first.
+fn together() -> PurseConfig {
     PurseConfig::new(milli(6_000), milli(1_000))
 }
 
@@ -203,6 +212,50 @@ fn the_longest_unused_channel_makes_room_for_a_new_one() {
     assert_eq!(deposit, Ok(milli(180)));
 }
 
+#[test]
+fn a_worker_is_asked_first_asked_again_and_not_waited_for_too_long() {
+    let mut purse = Purse::new(together(), at(START));
+    let now = START + together().unused_ms;
+    let idle = channel(1, 900, START);
+    let plan = |purse: &mut Purse, now, unix, channel| {
+        purse.plan(at(now), unix, RICH, NanoTon::ZERO, &[channel])
+    };
+    let ask = [Move::Together(address(1))];
+    assert_eq!(plan(&mut purse, now, 1_000, idle), ask);
+    let waiting = |agreed| PurseChannel {
+        phase: Phase::Together {
+            until: 1_600,
+            agreed,
+        },
+        ..idle
+    };
+    let retry_ms = together().retry_ms;
+    assert_eq!(plan(&mut purse, now + 1, 1_000, waiting(false)), []);
+    assert_eq!(plan(&mut purse, now + retry_ms, 1_120, waiting(false)), ask);
+    // It has agreed: now it is its turn, until the time is up.
+    assert_eq!(
+        plan(&mut purse, now + 2 * retry_ms, 1_599, waiting(true)),
+        []
+    );
+    assert_eq!(
+        plan(&mut purse, now + 3 * retry_ms, 1_600, waiting(true)),
+        [Move::StartClose(address(1))]
+    );
+    // A refusal is acted upon at once.
+    let mut purse = Purse::new(together(), at(START));
+    assert_eq!(plan(&mut purse, now, 1_000, idle), ask);
+    let noted = PurseChannel {
+        phase: Phase::Closing { close_at: None },
+        ..idle
+    };
+    assert_eq!(plan(&mut purse, now + 1, 1_000, noted), []);
+    purse.on_refused(&address(1));
+    assert_eq!(
+        plan(&mut purse, now + 2, 1_000, noted),
+        [Move::StartClose(address(1))]
+    );
+}
+
 /// A chain of channels, as far as the purse is concerned.
 struct World {
     purse: Purse,
@@ -242,6 +295,7 @@ impl World {
                         channel.locked = channel.locked.saturating_add(amount);
                     }
                 }
+                Move::Together(_) => panic!("it closes alone"),
                 Move::StartClose(_) => {
                     assert!(!channel.leased, "a channel with a job on it is closed");
                     let close_at = (!lost).then_some(unix + DELAY_S);

@@ -34,6 +34,8 @@ struct Claim {
     /// Since when something is covered and not paid.
     since: Option<UnixMillis>,
     newest_view: u32,
+    /// The chain shows no such channel: served on before it was there, and it has not come.
+    absent: bool,
     next_look: UnixMillis,
     told: Option<SettlerProblem>,
 }
@@ -75,9 +77,9 @@ impl Claim {
         self.flight.is_some() || enough
     }
 
-    /// Nothing can be done about it.
+    /// Nothing can be done about it now.
     fn is_hopeless(&self) -> bool {
-        matches!(self.told, Some(SettlerProblem::Underfunded { .. }))
+        self.absent || matches!(self.told, Some(SettlerProblem::Underfunded { .. }))
     }
 
     fn tell(&mut self, problem: SettlerProblem, out: &mut Vec<SettlerOutput>) {
@@ -119,6 +121,7 @@ impl Claims {
                     pressed: false,
                     since: None,
                     newest_view: 0,
+                    absent: false,
                     next_look: UnixMillis::from_millis(0),
                     told: None,
                 });
@@ -215,7 +218,7 @@ impl Claims {
         chosen.len()
     }
 
-    /// Compares a channel with what is known of it, and claims.
+    /// Compares a channel with what is known of it, and claims, unless a release does that.
     #[expect(
         clippy::too_many_arguments,
         reason = "the machine's context and one view, taken apart"
@@ -228,6 +231,7 @@ impl Claims {
         unix: u32,
         channel: TonAddress,
         view: Option<ChannelView>,
+        held_back: bool,
         out: &mut Vec<SettlerOutput>,
     ) {
         let Some(claim) = self.channels.get_mut(&channel) else {
@@ -237,8 +241,9 @@ impl Claims {
             return;
         }
         claim.newest_view = unix;
-        // A channel is never deleted (its contract keeps a tombstone), so none at all is a server that lags, or a chain
-        // that was reset. Nothing can be claimed now; keep looking.
+        // A channel is never deleted (its contract keeps a tombstone), so none at all is one that has not come yet, a
+        // server that lags, or a chain that was reset. Nothing can be claimed now; keep looking.
+        claim.absent = view.is_none();
         let Some(view) = view else { return };
         if view.claimed < claim.claimed {
             return;
@@ -274,6 +279,9 @@ impl Claims {
             return;
         }
         claim.closing = view.close_at.is_some();
+        if held_back {
+            return;
+        }
         claim.submit(config, thresholds, now, unix, channel, &view, out);
     }
 

@@ -26,6 +26,22 @@ pub fn commit_fee(prices: &Prices) -> NanoTon {
         .saturating_add(prices.message_fee(1, 1_023))
 }
 
+/// Gas that a release uses, at most (`RELEASE_GAS` in the channel's source).
+const RELEASE_GAS: u64 = 7_100;
+/// Gas of the wallet's transfer that sends it, at most.
+const TRANSFER_GAS: u64 = 5_300;
+
+/// What a release costs the worker at these prices, at most: the channel's gas and its two messages, and the transfer of
+/// the worker's wallet that brings it there.
+#[must_use]
+pub fn release_fee(prices: &Prices) -> NanoTon {
+    prices
+        .gas_fee(RELEASE_GAS)
+        .saturating_add(prices.gas_fee(TRANSFER_GAS))
+        .saturating_add(prices.message_fee(0, 0).saturating_mul(2))
+        .saturating_add(prices.message_fee(1, 1_023).saturating_mul(2))
+}
+
 /// When to act. All of it is the worker's own choice.
 #[derive(Clone, Debug)]
 pub struct SettlerConfig {
@@ -44,6 +60,9 @@ pub struct SettlerConfig {
     pub commit_ttl_s: u32,
     /// Seconds of chain time after which a claim that has not shown is sent again.
     pub claim_retry_s: u32,
+    /// Seconds of chain time after which a release that has not shown is sent again. Longer than a wallet's transfer is
+    /// valid.
+    pub release_retry_s: u32,
     /// What a claim costs, until the chain has said its prices.
     pub claim_fee: NanoTon,
     /// What a commit costs, until then.
@@ -87,6 +106,7 @@ impl SettlerConfig {
             anchor_age_ms: DAY_MS,
             commit_ttl_s: 60,
             claim_retry_s: 60,
+            release_retry_s: 90,
             claim_fee: NanoTon::from_nano(470_000),
             commit_fee: NanoTon::from_nano(480_000),
             claim_fee_multiple: 1_000,

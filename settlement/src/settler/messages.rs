@@ -1,11 +1,11 @@
 //! What goes into the settler and what comes out of it.
 
-use cocoon_protocol::{Digest, NanoTon, SignedVoucher, TonAddress, UnixMillis};
+use cocoon_protocol::{Digest, NanoTon, SignedRelease, SignedVoucher, TonAddress, UnixMillis};
 
 use super::problem::{RolledBack, SettlerProblem};
 use crate::chain::Prices;
 use crate::contract::{ChannelState, Commit, LedgerState};
-use crate::ledger::{Batch, HeldVoucher, PendingClaim, TransactionRecord};
+use crate::ledger::{AgreedRelease, Batch, HeldVoucher, PendingClaim, TransactionRecord};
 
 /// Entries that are in no batch yet. From [`crate::ledger::WorkerLedger::unsettled`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,8 @@ pub struct CoveredChannel {
     pub pending: Option<PendingClaim>,
 }
 
-/// A channel on which the worker has something to lose: its client has signed for more than the chain has paid.
+/// A channel on which the worker has something to lose or to do: its client has signed for more than the chain has paid,
+/// or has agreed with the worker to close it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stake {
     /// The channel.
@@ -104,6 +105,8 @@ pub struct Stake {
     pub covered: NanoTon,
     /// Paid by the chain.
     pub claimed: NanoTon,
+    /// Client and worker are closing it together.
+    pub release: Option<AgreedRelease>,
 }
 
 /// Where to go on from: read from the ledger at start.
@@ -144,7 +147,8 @@ pub enum SettlerInput {
     BatchPersisted(Batch, Unsettled),
     /// The answer to [`SettlerOutput::Committed`]: these vouchers may be claimed now.
     Covered(Vec<CoveredChannel>),
-    /// The answer to [`SettlerOutput::ReadStakes`]: every channel with something at stake.
+    /// The answer to [`SettlerOutput::ReadStakes`]: every channel with something at stake. Unasked too, right after a
+    /// release was agreed to.
     Stakes(Vec<Stake>),
     /// The answer to [`SettlerOutput::LookAtPrices`].
     Prices(Prices),
@@ -179,6 +183,13 @@ pub enum SettlerInput {
         cumulative: NanoTon,
         /// What came of it.
         result: Result<Digest, SendFailure>,
+    },
+    /// The answer to [`SettlerOutput::SubmitRelease`]: the wallet has sent it, or why not.
+    ReleaseSent {
+        /// Which channel.
+        channel: TonAddress,
+        /// What came of it.
+        result: Result<(), SendFailure>,
     },
     /// A transaction caused by an external message was seen on the ledger or a channel. Feed these before views of
     /// the same account, so that what is settled can name its transaction.
@@ -229,6 +240,20 @@ pub enum SettlerOutput {
         channel: TonAddress,
         /// What to claim.
         voucher: SignedVoucher,
+    },
+    /// Ledger: note that this channel's release is about to be sent.
+    PersistReleaseAttempt {
+        /// Which channel.
+        channel: TonAddress,
+        /// Chain time, unix seconds, from which it may be sent again.
+        retry_after: u32,
+    },
+    /// Wallet: send the release to its channel. Answer with [`SettlerInput::ReleaseSent`].
+    SubmitRelease(SignedRelease),
+    /// Ledger: the chain shows a channel with a release as finished.
+    Released {
+        /// Which.
+        channel: TonAddress,
     },
     /// Ledger: the channel has paid.
     Settled {

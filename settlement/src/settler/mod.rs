@@ -28,6 +28,8 @@
 //! - A channel is claimed when what it owes is worth a thousand fees (at the prices that the chain says), when it has
 //!   waited long, when it or all channels together owe more than the worker wants to risk, when its client is closing,
 //!   and on a flush; never for less than the fee or the contract's minimum.
+//! - A channel that client and worker close together gets a batch at once if its newest voucher is not covered, and then
+//!   the client's release, which pays and finishes it.
 //! - Every channel with something at stake is looked at often enough to see that its client is closing; then the cashier
 //!   is told to [stop serving](SettlerOutput::StopServing) on it.
 //!
@@ -37,14 +39,15 @@
 //! perform each output through [`crate::ledger::WorkerLedger::perform`], do those that are not the ledger's
 //! (look ×3, submit ×2, deploy, stop serving), tell people about the rest, and feed the answers back.
 //!
-//! Three sub-machines: `commits` (batch and commit), `claims` (one per channel that owes something covered) and `watch`
-//! (one per channel with something at stake).
+//! Four sub-machines: `commits` (batch and commit), `claims` (one per channel that owes something covered), `releases` (one
+//! per channel that is closed together) and `watch` (one per channel with something at stake).
 
 mod claims;
 mod commits;
 mod config;
 mod messages;
 mod problem;
+mod releases;
 #[cfg(test)]
 mod risk_tests;
 #[cfg(test)]
@@ -56,12 +59,14 @@ use cocoon_protocol::{NanoTon, UnixMillis};
 use self::claims::Claims;
 use self::commits::Commits;
 use self::config::Thresholds;
-pub use self::config::{SettlerConfig, claim_fee, commit_fee};
+pub use self::config::{SettlerConfig, claim_fee, commit_fee, release_fee};
 pub use self::messages::{
     ChannelView, CoveredChannel, LedgerView, SendFailure, SettlerInput, SettlerOutput,
     SettlerStart, Stake, Unsettled,
 };
 pub use self::problem::{RolledBack, SettlerProblem};
+pub use self::releases::MAX_RELEASE_ATTEMPTS;
+use self::releases::Releases;
 use self::watch::Watch;
 use crate::ledger::MAX_BATCH_ENTRIES;
 
@@ -94,6 +99,7 @@ pub struct Settler {
     next_prices: UnixMillis,
     commits: Commits,
     claims: Claims,
+    releases: Releases,
     watch: Watch,
 }
 
@@ -108,6 +114,7 @@ impl Settler {
             priced: false,
             next_prices: UnixMillis::from_millis(0),
             watch: Watch::new(),
+            releases: Releases::new(),
             config,
             standing: Standing::Unreconciled,
             flushing: false,
@@ -145,9 +152,13 @@ impl Settler {
             SettlerInput::Covered(channels) => {
                 self.commits.on_covered();
                 self.watch.on_covered(&channels);
+                self.releases.on_covered(&channels);
                 self.claims.cover(&channels);
             }
-            SettlerInput::Stakes(stakes) => self.watch.on_stakes(stakes),
+            SettlerInput::Stakes(stakes) => {
+                self.releases.on_stakes(&stakes);
+                self.watch.on_stakes(stakes);
+            }
             SettlerInput::Prices(prices) => {
                 self.priced = true;
                 self.claim_fee = claim_fee(&prices);
@@ -163,6 +174,7 @@ impl Settler {
                     if let Some(view) = &view {
                         self.watch.on_view(channel, unix, view, &mut out);
                     }
+                    let held_back = self.releases.holds(&channel);
                     self.claims.on_view(
                         &self.config,
                         self.thresholds(),
@@ -170,8 +182,13 @@ impl Settler {
                         unix,
                         channel,
                         view,
+                        held_back,
                         &mut out,
                     );
+                    if let Some(view) = &view {
+                        self.releases
+                            .on_view(&self.config, now, unix, channel, view, &mut out);
+                    }
                 }
             }
             SettlerInput::CommitSent { seqno, result } => {
@@ -185,6 +202,9 @@ impl Settler {
             } => {
                 self.claims
                     .on_sent(&self.config, now, channel, cumulative, result, &mut out);
+            }
+            SettlerInput::ReleaseSent { channel, result } => {
+                self.releases.on_sent(&self.config, now, channel, result);
             }
             SettlerInput::Transaction {
                 message,
@@ -234,7 +254,10 @@ impl Settler {
         let claimable = self.claims.press(&self.config, thresholds, now, uncovered);
         let owed_too_much = uncovered.saturating_add(claimable) >= self.config.total_risk
             && uncovered >= thresholds.worth;
-        let urgent = self.flushing || owed_too_much || self.watch.presses(&self.config, thresholds);
+        let urgent = self.flushing
+            || owed_too_much
+            || self.watch.presses(&self.config, thresholds)
+            || self.releases.presses();
         self.commits
             .cut(&self.config, now, self.commit_fee, urgent, out);
         let look_ms = if self.commits.is_waiting() {
@@ -254,6 +277,8 @@ impl Settler {
             out.push(SettlerOutput::LookAtPrices);
         }
         let looks = self.claims.look(&self.config, thresholds, now, out);
+        let left = MAX_LOOKS_PER_TICK.saturating_sub(looks);
+        let looks = looks.saturating_add(self.releases.look(&self.config, now, left, out));
         self.watch.look(
             &self.config,
             now,

@@ -86,6 +86,14 @@ pub enum SettlerProblem {
         /// What was not claimed.
         lost: NanoTon,
     },
+    /// A channel that was to be closed together was not.
+    #[error(
+        "channel {channel} did not take its release; its client will close it alone, and what it owes is claimed"
+    )]
+    ReleaseFailed {
+        /// Which.
+        channel: TonAddress,
+    },
     /// The client is closing a channel; stop serving on it. What is covered is being claimed.
     #[error(
         "channel {channel} is being closed by its client, it pays until unix second {close_at}"

@@ -158,8 +158,9 @@ impl World {
     }
 
     fn is_open(&self, seed: u8) -> bool {
-        let channel = &self.chain.channels[&address(seed)];
-        channel.close_at.is_none() && !channel.finished
+        // One that has not come is not closing either.
+        let channel = self.chain.channels.get(&address(seed));
+        channel.is_none_or(|channel| channel.close_at.is_none() && !channel.finished)
     }
 
     fn serve(&mut self, seed: u8, amount: u64) {
@@ -319,6 +320,27 @@ fn when_all_channels_together_owe_too_much_the_largest_is_claimed_and_the_small_
     world.serve(1, 10);
     world.pass(10);
     assert_eq!(world.claims, [410]);
+}
+
+#[test]
+fn on_a_channel_that_is_not_there_nothing_is_claimed_until_it_is() {
+    let mut world = World::new();
+    let key = public(&client_key(9));
+    world
+        .ledger
+        .expect_channel(address(9), peer(9), key, world.now)
+        .unwrap();
+    world.serve(9, TOTAL_RISK);
+    world.pass(60);
+    assert_eq!((world.commits, world.claims.len()), (1, 0));
+    // What may never come holds nobody up who wants everything settled.
+    world.drive(SettlerInput::Flush);
+    world.pass(SETTLING_S);
+    assert!(world.settler.is_settled() && world.claims.is_empty());
+
+    world.chain.open(9, DEPOSIT);
+    world.pass(2 * WATCH_S);
+    assert_eq!(world.claims, [TOTAL_RISK]);
 }
 
 #[test]

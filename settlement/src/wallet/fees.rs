@@ -12,9 +12,8 @@ use tycho_types::models::StateInit;
 use super::WalletVersion;
 use crate::chain::{ChainError, Prices};
 use crate::contract::encoding::encoding;
+use crate::contract::message::below;
 
-/// More cells than any transfer has.
-const MAX_CELLS: usize = 65_536;
 /// Rent that may be due.
 const RENT_SECONDS: u64 = 365 * 86_400;
 
@@ -31,11 +30,31 @@ impl WalletVersion {
             .saturating_add(base)
     }
 
-    /// Of the external message `boc` that carries `messages`.
+    /// Of the external message `boc` that carries `messages`, and the rent that may be due.
     pub(super) fn fee(
         self,
         prices: &Prices,
         init: &StateInit,
+        boc: &[u8],
+        messages: &[Cell],
+    ) -> Result<NanoTon, ChainError> {
+        let state = CellBuilder::build_from(init).map_err(encoding("wallet"))?;
+        let (cells, bits) = below(&state)?;
+        let rent = prices.rent(
+            cells.saturating_add(1),
+            // The account's own fields besides code and data.
+            bits.saturating_add(1_023),
+            RENT_SECONDS,
+        );
+        Ok(self
+            .transfer_fee(prices, boc, messages)?
+            .saturating_add(rent))
+    }
+
+    /// The same without rent, which is due however many transfers there are.
+    pub(super) fn transfer_fee(
+        self,
+        prices: &Prices,
         boc: &[u8],
         messages: &[Cell],
     ) -> Result<NanoTon, ChainError> {
@@ -51,27 +70,6 @@ impl WalletVersion {
             let (cells, bits) = below(message)?;
             fee = fee.saturating_add(prices.message_fee(cells, bits));
         }
-        let state = CellBuilder::build_from(init).map_err(encoding("wallet"))?;
-        let (cells, bits) = below(&state)?;
-        Ok(fee.saturating_add(prices.rent(
-            cells.saturating_add(1),
-            // The account's own fields besides code and data.
-            bits.saturating_add(1_023),
-            RENT_SECONDS,
-        )))
+        Ok(fee)
     }
-}
-
-/// Distinct cells below the root, and their bits.
-fn below(root: &Cell) -> Result<(u64, u64), ChainError> {
-    let all = root
-        .compute_unique_stats(MAX_CELLS)
-        .ok_or(ChainError::Encoding {
-            what: "wallet transfer",
-            reason: format!("more than {MAX_CELLS} cells"),
-        })?;
-    Ok((
-        all.cell_count.saturating_sub(1),
-        all.bit_count.saturating_sub(root.bit_len().into()),
-    ))
 }

@@ -21,10 +21,12 @@ use std::time::Duration;
 use cocoon_protocol::{Digest, NanoTon, TonAddress};
 use ed25519_dalek::SigningKey;
 use tycho_types::boc::Boc;
+use tycho_types::cell::Cell;
 use tycho_types::models::StateInit;
 
 use crate::chain::{
-    AccountState, AccountStatus, Chain, ChainError, TransactionSummary, wait_for_transaction,
+    AccountState, AccountStatus, Chain, ChainError, Prices, TransactionSummary,
+    wait_for_transaction,
 };
 use crate::contract::OutMessage;
 use crate::contract::encoding::{address_of, digest};
@@ -135,13 +137,9 @@ impl Wallet {
                 reason: format!("{} messages, of 1 to {most}", messages.len()),
             });
         }
-        let cells = messages
-            .iter()
-            .map(OutMessage::to_cell)
-            .collect::<Result<Vec<_>, _>>()?;
         let body = self
             .version
-            .body(&self.key, self.id, seqno, valid_until, &cells)?;
+            .body(&self.key, self.id, seqno, valid_until, &cells(messages)?)?;
         let init = (seqno == 0).then(|| self.init.clone());
         external_message(self.address, init, body)
     }
@@ -257,6 +255,17 @@ impl Wallet {
         Ok((message, prepared.after_lt))
     }
 
+    /// What a transfer of these messages costs at most, besides what it sends and the rent of the wallet, once that is
+    /// deployed.
+    pub fn transfer_fee(
+        &self,
+        prices: &Prices,
+        messages: &[OutMessage],
+    ) -> Result<NanoTon, ChainError> {
+        let boc = self.transfer(1, 0, messages)?;
+        self.version.transfer_fee(prices, &boc, &cells(messages)?)
+    }
+
     /// Signs messages that the wallet can pay for, without sending: for whoever has to write down what is about to
     /// happen first. One call at a time, up to the transaction.
     pub async fn prepare(
@@ -271,13 +280,10 @@ impl Wallet {
         let seqno = self.seqno_of(account.as_ref())?;
         let valid_until = chain.head().await?.unix.saturating_add(VALID_FOR_SECONDS);
         let boc = self.transfer(seqno, valid_until, messages)?;
-        let cells = messages
-            .iter()
-            .map(OutMessage::to_cell)
-            .collect::<Result<Vec<_>, _>>()?;
+        let prices = chain.prices().await?;
         let fee = self
             .version
-            .fee(&chain.prices().await?, &self.init, &boc, &cells)?;
+            .fee(&prices, &self.init, &boc, &cells(messages)?)?;
         let needed = messages
             .iter()
             .try_fold(fee, |sum, message| sum.checked_add(message.value()))
@@ -301,6 +307,10 @@ impl Wallet {
             fee,
         })
     }
+}
+
+fn cells(messages: &[OutMessage]) -> Result<Vec<Cell>, ChainError> {
+    messages.iter().map(OutMessage::to_cell).collect()
 }
 
 #[cfg(test)]

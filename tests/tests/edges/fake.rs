@@ -284,7 +284,7 @@ async fn take(
                     Err(_) => Some(Vec::new()),
                 },
                 // It has no keys, no log and no collateral but what is in its bundle.
-                Question::Vault | Question::Log | Question::Collateral => None,
+                Question::Vault | Question::Log | Question::Collateral | Question::Release => None,
             };
             if let Some(answer) = answer {
                 let _ = reply.send(answer);

@@ -263,6 +263,7 @@ impl Talk {
             channel: self.channel,
             chat: self.chat.clone(),
             salt: SALT,
+            terms: None,
         };
         self.send(&ClientFrame::Job(request)).await;
     }

@@ -115,6 +115,7 @@ async fn says_a_second_job(buyer: &Buyer, channel: TonAddress) -> NanoTon {
         channel,
         chat: talk.chat.clone(),
         salt: crate::buyer::SALT,
+        terms: None,
     });
     talk.send(&again).await;
     hung_up(&mut talk).await

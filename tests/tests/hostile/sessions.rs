@@ -217,6 +217,7 @@ async fn garbage_in_the_tunnel(scene: &mut Scene) {
             },
             chat,
             salt: SALT,
+            terms: None,
         });
         frame.encode()
     };

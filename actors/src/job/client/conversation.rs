@@ -50,6 +50,7 @@ impl Run {
             channel: served.channel.address,
             chat,
             salt: served.salt,
+            terms: served.channel.opening,
         };
         let asked = served.salt.request(&request.chat);
         if let Err(error) = pipe.send(&ClientFrame::Job(request).encode()).await {

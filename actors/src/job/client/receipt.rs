@@ -167,6 +167,7 @@ mod tests {
             address: address(9),
             signed: NanoTon::ZERO,
             newest: None,
+            opening: None,
         };
         let most = NanoTon::from_nano(1_000_000);
         let mut payer = Payer::new(offer().price, NanoTon::ZERO, NanoTon::ZERO, most);

@@ -81,6 +81,7 @@ pub(super) fn cashier_error(error: &CashierError) -> Refused {
     let code = match error {
         CashierError::Underfunded { .. } => JobErrorCode::ChannelUnderfunded,
         CashierError::NotOpen(_)
+        | CashierError::FirstContact(_)
         | CashierError::Closing { .. }
         | CashierError::NotOurs(_)
         | CashierError::ClosesTooSoon { .. }

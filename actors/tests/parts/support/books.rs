@@ -11,7 +11,7 @@ use cocoon_actors::supervision::supervise;
 use cocoon_protocol::voucher::{SignedVoucher, Voucher};
 use cocoon_protocol::{NanoTon, PublicKey32, TonAddress};
 use cocoon_settlement::contract::{ChannelTerms, open_message};
-use cocoon_settlement::credit::CreditConfig;
+use cocoon_settlement::credit::{CreditConfig, FirstContactConfig};
 use cocoon_settlement::devnet::GLOBAL_ID;
 use cocoon_settlement::ledger::{ClientLedger, SCHEMA, WorkerLedger};
 use cocoon_settlement::purse::PurseConfig;
@@ -39,6 +39,7 @@ pub fn paying(directory: &Path, chain: &TestChain, seed: u8) -> Paying {
             ..PurseConfig::new(milliton(20_000), milliton(1_000))
         },
         unverified_risk: milliton(100),
+        mesh: None,
         metrics: Metrics::new(),
     }
 }
@@ -60,7 +61,13 @@ pub fn earning(directory: &Path, chain: &TestChain, seed: u8) -> Earning {
             strangers: milliton(6),
             forget_ms: 3_600_000,
         },
+        first_contact: FirstContactConfig {
+            per_client: NanoTon::ZERO,
+            total: NanoTon::ZERO,
+            forget_ms: 3_600_000,
+        },
         unverified_risk: milliton(100),
+        release_fee_multiple: 0,
         metrics: Metrics::new(),
     }
 }

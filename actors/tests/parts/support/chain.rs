@@ -38,6 +38,8 @@ pub struct TestChain {
     fate: Arc<Mutex<Fate>>,
     /// Accounts that this view of the chain does not show yet.
     hidden: Arc<Mutex<BTreeSet<TonAddress>>>,
+    /// Whether it shows nothing that is new: as if no block was made.
+    stopped: Arc<AtomicBool>,
     silent: Arc<AtomicBool>,
     /// Whether its head cannot be verified.
     doubtful: Arc<AtomicBool>,
@@ -67,6 +69,7 @@ impl TestChain {
             local,
             fate: Arc::default(),
             hidden: Arc::default(),
+            stopped: Arc::default(),
             silent: Arc::default(),
             doubtful: Arc::default(),
         }
@@ -78,6 +81,7 @@ impl TestChain {
             local: self.local.clone(),
             fate: Arc::default(),
             hidden: Arc::default(),
+            stopped: Arc::default(),
             silent: Arc::default(),
             doubtful: Arc::default(),
         }
@@ -112,6 +116,17 @@ impl TestChain {
 
     pub fn hide(&self, address: TonAddress) {
         self.hidden.lock().unwrap().insert(address);
+    }
+
+    /// Shows no account but the wallets of the first keys, until told otherwise.
+    pub fn stop(&self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::SeqCst);
+    }
+
+    fn is_hidden(&self, address: &TonAddress) -> bool {
+        let is_new = || (0..8).all(|seed| wallet(seed).address() != *address);
+        self.hidden.lock().unwrap().contains(address)
+            || (self.stopped.load(Ordering::SeqCst) && is_new())
     }
 
     pub fn show(&self, address: TonAddress) {
@@ -159,7 +174,7 @@ impl Chain for TestChain {
         self.hears()?.block(seqno).await
     }
     async fn account(&self, address: TonAddress) -> Result<Option<AccountState>, ChainError> {
-        if self.hidden.lock().unwrap().contains(&address) {
+        if self.is_hidden(&address) {
             return Ok(None);
         }
         self.hears()?.account(address).await

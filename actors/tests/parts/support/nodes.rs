@@ -30,7 +30,7 @@ use cocoon_attestation::{
 };
 use cocoon_protocol::directory::DirectoryConfig;
 use cocoon_protocol::negotiation::{NegotiationConfig, OfferBook, OfferBookConfig};
-use cocoon_protocol::{Digest, ModelTerms, PeerId, Price};
+use cocoon_protocol::{Digest, ModelTerms, NanoTon, PeerId, Price};
 use cocoon_settlement::ledger::{ClientLedger, SCHEMA, WorkerLedger};
 use cocoon_settlement::store::{MemoryStore, RocksStore};
 use rand::SeedableRng;
@@ -98,6 +98,8 @@ pub struct WorkerSetup {
     pub source: SimulatedSource,
     pub terms: ModelTerms,
     pub offer_lifetime_ms: u64,
+    /// What it serves to one client, and to all, before their channels are on chain.
+    pub first_contact: NanoTon,
     /// Whether sessions are served, or left to the test.
     pub served: bool,
 }
@@ -112,6 +114,7 @@ impl WorkerSetup {
             source: SimulatedSource::new(&[seed; 8]).unwrap(),
             terms: model_terms(),
             offer_lifetime_ms: 10_000,
+            first_contact: NanoTon::ZERO,
             served: true,
         }
     }
@@ -146,12 +149,15 @@ impl Worker {
             source,
             terms,
             offer_lifetime_ms,
+            first_contact,
             served,
         } = setup;
         let disk = tempfile::tempdir().unwrap();
         let peer = peer(seed);
         let (commands, notices) = hub.join(peer);
-        let books = earning(disk.path(), chain, seed);
+        let mut books = earning(disk.path(), chain, seed);
+        books.first_contact.per_client = first_contact;
+        books.first_contact.total = first_contact;
         let (ledger, metrics) = (Arc::clone(&books.ledger), books.metrics.clone());
         let mesh = supervise(Mesh::new(commands, metrics.clone()));
         let collateral = keeper(&mesh);
@@ -203,6 +209,7 @@ impl Worker {
                 log: None,
                 collateral: Some(Arc::clone(&collateral)),
                 sessions: Some(sessions.clone()),
+                cashier: Some(cashier.clone()),
                 vault: None,
             },
         ));
@@ -314,6 +321,7 @@ impl Client {
                 log: None,
                 collateral: Some(Arc::clone(&collateral)),
                 sessions: None,
+                cashier: None,
                 vault: None,
             },
         ));

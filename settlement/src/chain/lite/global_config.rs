@@ -84,17 +84,7 @@ impl GlobalConfig {
             endpoint: place.to_owned(),
             reason,
         };
-        let text = if place.starts_with("http://") || place.starts_with("https://") {
-            fetch(place).await?
-        } else {
-            read(Path::new(place.strip_prefix("file://").unwrap_or(place))).map_err(|error| {
-                ChainError::Unreachable {
-                    endpoint: place.to_owned(),
-                    attempts: 1,
-                    reason: error.to_string(),
-                }
-            })?
-        };
+        let text = text_at(place).await?;
         Self::parse(&text).map_err(bad)
     }
 
@@ -130,6 +120,20 @@ impl GlobalConfig {
             zero_state: hash("zero_state", &file.validator.zero_state.root_hash)?,
         })
     }
+}
+
+/// The file's bytes, at most [`MAX_CONFIG_BYTES`] of them; `place` as for [`GlobalConfig::load`].
+pub(in crate::chain) async fn text_at(place: &str) -> Result<Vec<u8>, ChainError> {
+    if place.starts_with("http://") || place.starts_with("https://") {
+        return fetch(place).await;
+    }
+    read(Path::new(place.strip_prefix("file://").unwrap_or(place))).map_err(|error| {
+        ChainError::Unreachable {
+            endpoint: place.to_owned(),
+            attempts: 1,
+            reason: error.to_string(),
+        }
+    })
 }
 
 fn block(block: &Block) -> Result<BlockId, String> {

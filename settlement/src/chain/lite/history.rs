@@ -13,17 +13,44 @@ use super::proof::bag;
 use super::wire;
 
 /// Transactions in one answer; what servers of the TON repository give at most.
-pub(super) const PER_ANSWER: u32 = 16;
+pub(in crate::chain) const PER_ANSWER: u32 = 16;
 /// Transactions that one call walks back over.
-pub(super) const MAX_WALKED: usize = 4096;
+pub(in crate::chain) const MAX_WALKED: usize = 4096;
 /// Largest answer, bytes.
 const MAX_BAG_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where a walk back stands: the transaction that comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) lt: u64,
-    pub(super) hash: [u8; 32],
+pub(in crate::chain) struct Place {
+    pub(in crate::chain) lt: u64,
+    pub(in crate::chain) hash: [u8; 32],
+}
+
+/// Where to go on after this transaction, which must be the one at `place`.
+pub(in crate::chain) fn before(
+    address: TonAddress,
+    place: Place,
+    cell: &Cell,
+) -> Result<Place, String> {
+    if place.lt == 0 {
+        return Err("there is nothing before the first transaction".to_owned());
+    }
+    if cell.repr_hash().0 != place.hash {
+        return Err("a transaction is not the one that is named".to_owned());
+    }
+    let read = cell
+        .parse::<Transaction>()
+        .map_err(|error| error.to_string())?;
+    if read.account.0 != address.hash || read.lt != place.lt {
+        return Err("a transaction is of another account or time".to_owned());
+    }
+    if read.prev_trans_lt >= read.lt {
+        return Err("time does not go back".to_owned());
+    }
+    Ok(Place {
+        lt: read.prev_trans_lt,
+        hash: read.prev_trans_hash.0,
+    })
 }
 
 /// Reads an answer that must begin at `place`; newest first. The cells with the blocks they are said to be in, and where
@@ -53,25 +80,7 @@ pub(super) fn read(
     }
     let mut found = Vec::with_capacity(roots.len());
     for (cell, block) in roots.into_iter().zip(blocks) {
-        if place.lt == 0 {
-            return Err(wrong("there is nothing before the first transaction"));
-        }
-        if cell.repr_hash().0 != place.hash {
-            return Err(wrong("a transaction is not the one that is named"));
-        }
-        let read = cell
-            .parse::<Transaction>()
-            .map_err(|error| wrong(&error.to_string()))?;
-        if read.account.0 != address.hash || read.lt != place.lt {
-            return Err(wrong("a transaction is of another account or time"));
-        }
-        if read.prev_trans_lt >= read.lt {
-            return Err(wrong("time does not go back"));
-        }
-        place = Place {
-            lt: read.prev_trans_lt,
-            hash: read.prev_trans_hash.0,
-        };
+        place = before(address, place, &cell).map_err(|reason| wrong(&reason))?;
         found.push((cell, block.seqno));
     }
     Ok((found, place))

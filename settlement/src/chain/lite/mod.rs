@@ -15,9 +15,9 @@
 
 mod anchor;
 mod error;
-mod global_config;
+pub(super) mod global_config;
 mod head;
-mod history;
+pub(super) mod history;
 mod progress;
 mod proof;
 mod send;
@@ -50,6 +50,7 @@ use self::history::Place;
 use self::proof::Proved;
 use self::server::Server;
 use self::wire::Request;
+use super::external::Taken;
 use super::getter;
 use super::wire::MAX_TRANSACTIONS_PER_PAGE;
 use super::{
@@ -82,8 +83,7 @@ struct Inner {
     /// The configuration, under the number of the key block that it is in.
     config: tokio::sync::Mutex<Option<(u32, Arc<Parameters>)>>,
     kept: Mutex<BTreeMap<TonAddress, Kept>>,
-    /// Hashes of messages that a server has taken.
-    sent: Mutex<VecDeque<Digest>>,
+    taken: Taken,
 }
 
 struct Parameters {
@@ -141,7 +141,7 @@ impl LiteChain {
                 looked: tokio::sync::Mutex::new(None),
                 config: tokio::sync::Mutex::new(None),
                 kept: Mutex::new(BTreeMap::new()),
-                sent: Mutex::new(VecDeque::new()),
+                taken: Taken::default(),
             }),
         }
     }

@@ -31,6 +31,9 @@ pub enum Fork {
     Signed,
     /// Signed by nobody.
     Unsigned,
+    /// Signed by the validators, and of a form that nobody knows, as after an upgrade of the network: block and header
+    /// have TL-B constructors of their own.
+    UnknownForm,
 }
 
 impl Faults {

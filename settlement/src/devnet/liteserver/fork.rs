@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ton_liteapi::tl::common::BlockIdExt;
 use tycho_types::boc::Boc;
-use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy};
+use tycho_types::cell::{Cell, CellBuilder, DynCell, HashBytes, Lazy};
 use tycho_types::error::Error;
 use tycho_types::models::Block;
 
@@ -25,7 +25,8 @@ pub(super) struct Forks {
 }
 
 impl Forks {
-    /// The fork of the newest block: the same block with another random seed, and so with another hash.
+    /// The fork of the newest block: the same block with another random seed, or of another form, and so with another
+    /// hash.
     pub(super) fn at_head(
         &mut self,
         devnet: &Devnet,
@@ -38,7 +39,11 @@ impl Forks {
             return Ok(*record);
         }
         let root = devnet.block_root(Place::Master, head.seqno)?;
-        let forked = forked(&root).map_err(broken("fork"))?;
+        let forked = match kind {
+            Fork::Signed | Fork::Unsigned => forked(&root),
+            Fork::UnknownForm => upgraded(&root),
+        }
+        .map_err(broken("fork"))?;
         let mut record = head;
         record.hashes.master = hashes(forked.repr_hash(), &Boc::encode(&forked));
         self.blocks.insert(head.seqno, (record, forked, kind));
@@ -67,4 +72,34 @@ fn forked(root: &Cell) -> Result<Cell, Error> {
     extra.rand_seed = HashBytes(extra.rand_seed.0.map(|byte| !byte));
     block.extra = Lazy::new(&extra)?;
     CellBuilder::build_from(block)
+}
+
+/// Root and header begin with other constructors than any that is known.
+fn upgraded(root: &Cell) -> Result<Cell, Error> {
+    let mut references = root.references().cloned();
+    let header = references.next().ok_or(Error::CellUnderflow)?;
+    let mut block = other_constructor(root.as_ref())?;
+    block.store_reference(other_form(header.as_ref())?)?;
+    for reference in references {
+        block.store_reference(reference)?;
+    }
+    block.build()
+}
+
+fn other_form(cell: &DynCell) -> Result<Cell, Error> {
+    let mut builder = other_constructor(cell)?;
+    for reference in cell.references().cloned() {
+        builder.store_reference(reference)?;
+    }
+    builder.build()
+}
+
+/// The cell's data with the bits of its constructor inverted.
+fn other_constructor(cell: &DynCell) -> Result<CellBuilder, Error> {
+    let mut data = cell.as_slice()?;
+    let constructor = data.load_u32()?;
+    let mut builder = CellBuilder::new();
+    builder.store_u32(!constructor)?;
+    builder.store_slice_data(data)?;
+    Ok(builder)
 }

@@ -27,6 +27,11 @@ pub(super) fn zero_state_id(zero: &BlockRecord) -> ZeroStateIdExt {
 
 /// Which chain a full shard belongs to.
 pub(super) fn place(workchain: i32, shard: u64) -> Option<Place> {
-    let place = Place::of(i8::try_from(workchain).ok()?)?;
+    let place = holder(workchain)?;
     (shard == place.shard().prefix()).then_some(place)
+}
+
+/// The one shard of a workchain, which holds every account. What a lookup names as a shard may be any prefix of accounts.
+pub(super) fn holder(workchain: i32) -> Option<Place> {
+    Place::of(i8::try_from(workchain).ok()?)
 }

@@ -107,7 +107,7 @@ impl Desk<'_> {
     /// later.
     fn look_for(&self, id: &BlockId, by: By) -> Result<Named, Refusal> {
         let missing = || Refusal::new(code::NOT_READY, "block is not in db");
-        let place = ids::place(id.workchain, id.shard).ok_or_else(missing)?;
+        let place = ids::holder(id.workchain).ok_or_else(missing)?;
         let seqno = if let Some(lt) = by.lt {
             self.first_block(|record| *record.end_lt.get(place) >= lt)?
         } else if let Some(unix) = by.unix {
